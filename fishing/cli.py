@@ -1,0 +1,301 @@
+"""The command line: parses, calls one library function, and prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fishing import __version__
+from fishing.errors import FishingError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """A group whose commands end in one line, whatever the user's mistake."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a `FishingError` becomes one line and exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except FishingError as error:
+            click.echo(f"fishing: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo(
+                "fishing: interrupted; the same command goes on from here", err=True
+            )
+            ctx.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fishing")
+def main() -> None:
+    r"""Gradient features from deep nets.
+
+    The gradient of the cross-entropy between the class probabilities that a net
+    predicts for an image and a uniform label represents that image (Gordo, Gaidon and
+    Perronnin, BMVC 2015). Extract these features with patched Caffe, then train and
+    measure classifiers on them:
+
+    \b
+      fishing fetch vgg16
+      fishing extract --net vgg16 --split trainval --split test
+      fishing evaluate features.h5
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("fishing: %(message)s"))
+    logger = logging.getLogger("fishing")
+    logger.handlers = [handler]
+
+
+_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON instead of text."
+)
+
+
+@main.command()
+@click.argument("net")
+@click.option(
+    "--from",
+    "source",
+    metavar="URL-OR-PATH",
+    help="Take the weights from here instead of the known sources.",
+)
+def fetch(net: str, source: str | None) -> None:
+    """Fetch the weights of NET and check their SHA-256.
+
+    A download that broke off is taken up where it was. The weights go into the folder
+    that FISHING_HOME names, or else into the user's cache.
+    """
+    from fishing.fetch import fetch_weights
+    from fishing.nets import load_net
+
+    with _Progress(unit="MB", scale=1e-6) as progress:
+        path = fetch_weights(
+            load_net(net), source, lambda done, total: progress(net, done, total)
+        )
+    click.echo(path)
+
+
+@main.command()
+@click.option("--net", required=True, help="A net under models/, or a folder like one.")
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    help="A split of the data; may be repeated. Without one, all images of a folder.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="FISHING_VOC",
+    default="VOCdevkit/VOC2007",
+    show_default="FISHING_VOC, else VOCdevkit/VOC2007",
+    help="A VOC devkit, or a folder of images with lists <split>.txt.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="features.h5",
+    show_default=True,
+    help="The features file.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "caffe"]),
+    default="auto",
+    show_default=True,
+    help="What runs the net.",
+)
+@click.option(
+    "--device", default="cpu", show_default=True, help="cpu, or gpu:0 and so on."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Images that go through the net at once.",
+)
+@click.option(
+    "--temperature", type=float, default=2.0, show_default=True, help="tau of eq. 10."
+)
+@click.option("--overwrite", is_flag=True, help="Remove what is there and start anew.")
+@click.option("--strict", is_flag=True, help="Stop at an image that cannot be read.")
+@_json
+def extract(
+    net: str,
+    splits: tuple[str, ...],
+    data: Path,
+    output: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Extract paired forward and backward blobs of images into a features file.
+
+    Interrupted, the same command goes on where it was. Images that cannot be read are
+    reported, recorded in the file, and left out.
+    """
+    from fishing.dataset import read_splits
+    from fishing.extract import extract
+    from fishing.nets import load_net
+
+    with _Progress(unit="images") as progress:
+        outcome = extract(
+            load_net(net),
+            read_splits(data, splits),
+            output,
+            progress=progress,
+            **options,
+        )
+    if as_json:
+        record = {"output": str(output), "splits": [asdict(split) for split in outcome]}
+        click.echo(json.dumps(record))
+        return
+    for split in outcome:
+        click.echo(
+            f"{output} {split.split}: {split.n_images - split.n_failed} of "
+            f"{split.n_images} images, {split.n_failed} failed"
+            + (" (was there already)" if split.was_there else "")
+        )
+
+
+@main.command()
+@click.argument("features_file", type=click.Path(path_type=Path))
+@click.option("--train", default="trainval", show_default=True, help="Split to learn.")
+@click.option("--test", default="test", show_default=True, help="Split to rank.")
+@click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    help="A feature such as x7, x6+x7 or dW7; may be repeated. By default the eleven "
+    "of the paper.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["voc2007", "voc2012"]),
+    help="Average precision at 11 points or as area. By default that of the devkit's "
+    "year, and voc2007 for other data.",
+)
+@click.option(
+    "-C", "C", type=float, default=1.0, show_default=True, help="C of the SVMs."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="results",
+    show_default=True,
+    help="Folder of results.json, the table and the VOC submission files.",
+)
+@_json
+def evaluate(
+    features_file: Path,
+    features: tuple[str, ...],
+    output: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train SVMs on a features file and print mean average precisions."""
+    from fishing.evaluate import evaluate
+    from fishing.kernel import FEATURES
+    from fishing.report import format_table, write_results
+
+    with _Progress(unit="features") as progress:
+        evaluation = evaluate(
+            features_file, features=features or FEATURES, progress=progress, **options
+        )
+    path = write_results(evaluation, output)
+    if as_json:
+        click.echo(json.dumps(evaluation.record))
+        return
+    record = evaluation.record
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    click.echo(
+        f"Average precision in per cent, {record['train']} to {record['test']}, "
+        f"protocol {record['protocol']}, C = {record['C']:g}"
+    )
+    click.echo(format_table(record, width))
+    click.echo(f"written to {path.parent}")
+
+
+@main.command()
+@click.argument("features_file", type=click.Path(path_type=Path))
+@_json
+def info(features_file: Path, as_json: bool) -> None:
+    """Say what is in a features file, how it was made, and whether it is whole."""
+    from fishing.store import describe
+
+    record = describe(features_file)
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    for key, value in record["settings"].items():
+        click.echo(f"{key:<17} {value}")
+    for name, split in record["splits"].items():
+        click.echo(
+            f"{name}: {split['n_images']} images, {split['n_failed']} failed, "
+            f"{split['n_classes']} classes"
+        )
+        for blob, width in split["blobs"].items():
+            click.echo(f"  {blob:<15} {width:>6} values an image")
+        for image_id, reason in split["failed"].items():
+            click.echo(f"  failed: {image_id}: {reason}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def photographs(folder: Path) -> None:
+    """Make the data set of twenty photographs in FOLDER, in the layout of VOC.
+
+    1,200 small images cut from the photographs that scikit-image and scikit-learn
+    carry; nothing is downloaded.
+    """
+    from fishing.photographs import write_photographs
+
+    click.echo(write_photographs(folder))
+
+
+class _Progress:
+    """A bar on a terminal, and a plain line every ten seconds elsewhere."""
+
+    def __init__(self, unit: str, scale: float = 1.0) -> None:
+        self._unit, self._scale = unit, scale
+        self._bar: Any = None
+        self._label = ""
+        self._tty = sys.stderr.isatty()
+        self._next_line = time.monotonic() + 10
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_bar()
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        if self._tty and total:
+            if self._bar is None or label != self._label:
+                self._end_bar()
+                self._bar = click.progressbar(
+                    length=total, label=label, file=sys.stderr
+                )
+                self._label = label
+            self._bar.update(done - self._bar.pos)
+        elif time.monotonic() >= self._next_line:
+            of = f" of {total * self._scale:.0f}" if total else ""
+            click.echo(f"{label}: {done * self._scale:.0f}{of} {self._unit}", err=True)
+            self._next_line = time.monotonic() + 10
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()
+            self._bar = None

@@ -1,0 +1,33 @@
+"""The errors that a user can cause.
+
+Each says in one line what was expected, what was found and what to do next. The
+command line prints that line on stderr and exits with code 2.
+"""
+
+
+class FishingError(Exception):
+    """Base of every error that a user can cause."""
+
+
+class NetError(FishingError):
+    """A net, its prototxt or its weights are missing or do not fit."""
+
+
+class DataError(FishingError):
+    """A data set, a list of images or a label file is missing or malformed."""
+
+
+class ImageError(FishingError):
+    """One image file cannot be turned into an input of the net."""
+
+
+class BackendError(FishingError):
+    """The maker of blobs is missing, does not fit, or stopped."""
+
+
+class StoreError(FishingError):
+    """A features file is missing, malformed, of another make, or cannot be written."""
+
+
+class EvaluationError(FishingError):
+    """Features and labels do not allow the evaluation that was asked for."""

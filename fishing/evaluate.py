@@ -1,0 +1,214 @@
+"""Evaluation: features file -> kernels -> SVMs -> average precision.
+
+In goes a features file, out comes an `Evaluation`: the record that results.json holds,
+and the scores of all test images.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.errors import EvaluationError
+from fishing.kernel import FEATURES, Kernels, feature_blobs
+from fishing.metrics import PROTOCOLS
+from fishing.store import FeaturesFile, Split
+from fishing.svm import decision_function
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes
+    ----------
+    record : dict
+        ``protocol``, ``train``, ``test``, ``C``, ``classes``, ``features`` (with
+        ``mAP`` and ``AP`` by class, in [0, 1], None for a class that has no positive
+        in one of the splits) and ``source``: how the features were made.
+    image_id : tuple of str, length n
+        All images of the test split, in the order of its list.
+    scores : dict of str to ndarray of float64, shape (n, n_classes)
+        By feature; -inf for an image without a row, NaN for a class without an SVM.
+    """
+
+    record: dict[str, Any]
+    image_id: tuple[str, ...]
+    scores: dict[str, NDArray[np.float64]]
+
+
+def evaluate(
+    path: Path,
+    *,
+    train: str = "trainval",
+    test: str = "test",
+    features: Sequence[str] = FEATURES,
+    protocol: str | None = None,
+    C: float = 1.0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Train SVMs on one split, rank another, and measure the rankings.
+
+    Parameters
+    ----------
+    path : Path
+        A features file.
+    train, test : str
+        Names of splits in it.
+    features : sequence of str
+        By default the eleven of the paper's table 1.
+    protocol : str, optional
+        ``voc2007`` (11 points) or ``voc2012`` (area). By default the one of the
+        devkit's year: area from 2010 on, else 11 points.
+    C : float
+        Of the SVMs.
+    progress : callable, optional
+        Called with a feature, how many features are done, and of how many.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or lacks a split.
+    EvaluationError
+        If there are no labels, or features, protocol or C are not known ones.
+    """
+    features = list(dict.fromkeys(features))
+    needed = [feature_blobs(name) for name in features]
+    with FeaturesFile(path) as file:
+        training, testing = file.split(train), file.split(test)
+        image_id, labels = _all_labels(testing, test, training.classes)
+        protocol = protocol or _protocol(testing.devkit)
+        if protocol not in PROTOCOLS:
+            raise EvaluationError(
+                f"expected a protocol of {' '.join(PROTOCOLS)}, found '{protocol}'"
+            )
+        usable = _usable_classes(training, train, labels, test)
+        if training.labels is None or not usable.any():
+            raise EvaluationError(
+                f"{path}: expected a class with positives and negatives in '{train}' "
+                f"and positives in '{test}', found none"
+            )
+        kernels = Kernels(training, testing)
+        scores, results = {}, {}
+        for done, feature in enumerate(features):
+            kernels.keep(set().union(*needed[done:]))
+            if progress:
+                progress(feature, done, len(features))
+            values = decision_function(*kernels(feature), training.labels[:, usable], C)
+            scores[feature] = _with_failed(values, testing, usable)
+            results[feature] = _measure(
+                scores[feature], labels, training.classes, usable, protocol
+            )
+        if progress:
+            progress("", len(features), len(features))
+        record = {
+            "protocol": protocol,
+            "train": train,
+            "test": test,
+            "C": float(C),
+            "classes": list(training.classes),
+            "features": results,
+            "source": file.settings,
+        }
+    return Evaluation(record, image_id, scores)
+
+
+def _measure(
+    scores: NDArray[np.float64],
+    labels: NDArray[np.int8],
+    classes: Sequence[str],
+    usable: NDArray[np.bool_],
+    protocol: str,
+) -> dict[str, Any]:
+    """Average precision by class, and the mean over those that have one."""
+    average_precision = PROTOCOLS[protocol]
+    ap = {
+        name: average_precision(labels[:, j], scores[:, j]) if usable[j] else None
+        for j, name in enumerate(classes)
+    }
+    return {"mAP": float(np.mean([v for v in ap.values() if v is not None])), "AP": ap}
+
+
+def _all_labels(
+    testing: Split, test: str, classes: Sequence[str]
+) -> tuple[tuple[str, ...], NDArray[np.int8]]:
+    """Ids and labels of all test images, those that failed in their places.
+
+    The columns follow `classes`; a class that the test split does not know has no
+    positive in it.
+    """
+    if testing.labels is None or testing.failed_labels is None:
+        raise EvaluationError(
+            f"expected labels in split '{test}', found none; only a labelled split "
+            "can be evaluated"
+        )
+    n = len(testing) + len(testing.failed_id)
+    place = _places(testing)
+    ids = np.empty(n, dtype=object)
+    ids[place] = testing.image_id
+    ids[testing.failed_index] = testing.failed_id
+    labels = np.full((n, len(classes)), -1, np.int8)
+    for j, name in enumerate(classes):
+        if name in testing.classes:
+            column = testing.classes.index(name)
+            labels[place, j] = testing.labels[:, column]
+            labels[testing.failed_index, j] = testing.failed_labels[:, column]
+    for name in set(testing.classes) - set(classes):
+        _log.warning("class '%s' of split '%s' was not trained; left out", name, test)
+    return tuple(ids), labels
+
+
+def _places(testing: Split) -> NDArray[np.int64]:
+    """Where the images with a row stand in the list of the split."""
+    n = len(testing) + len(testing.failed_id)
+    return np.delete(np.arange(n), testing.failed_index)
+
+
+def _with_failed(
+    values: NDArray[np.float64], testing: Split, usable: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Put decision values in the places of their images; the others rank last."""
+    n = len(testing) + len(testing.failed_id)
+    scores = np.full((n, len(usable)), -np.inf)
+    scores[:, ~usable] = np.nan
+    scores[np.ix_(_places(testing), np.flatnonzero(usable))] = values
+    return scores
+
+
+def _usable_classes(
+    training: Split, train: str, labels: NDArray[np.int8], test: str
+) -> NDArray[np.bool_]:
+    """Tell which classes can be trained and measured, and warn of the others."""
+    usable = np.zeros(len(training.classes), bool)
+    for j, name in enumerate(training.classes):
+        if training.labels is None:
+            continue
+        y = training.labels[:, j]
+        counts = int((y > 0).sum()), int((y < 0).sum()), int((labels[:, j] > 0).sum())
+        usable[j] = all(counts)
+        if not usable[j]:
+            _log.warning(
+                "class '%s' has %d positives and %d negatives in '%s' and %d positives "
+                "in '%s'; it gets no average precision",
+                *(name, counts[0], counts[1], train, counts[2], test),
+            )
+    return usable
+
+
+def _protocol(devkit: str) -> str:
+    """Choose the measure of the devkit's year: VOC went over to the area in 2010."""
+    year = re.fullmatch(r"VOC(\d{4})", devkit)
+    return "voc2012" if year and int(year[1]) >= 2010 else "voc2007"

@@ -1,0 +1,238 @@
+"""Extraction: data set -> preprocessing -> backend -> features file.
+
+In go a net and lists of images, out comes a features file. Images are read ahead of
+the net by a few threads; at no time are more than a few batches of them in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.backends import Backend, choose_backend, open_backend
+from fishing.dataset import ImageList
+from fishing.errors import DataError, ImageError, NetError
+from fishing.nets import NetSpec, check_weights, weights_path
+from fishing.preprocess import Preprocess
+from fishing.writer import FeaturesWriter
+
+Progress = Callable[[str, int, int], None]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What an extraction did for one split.
+
+    Attributes
+    ----------
+    split : str
+    n_images, n_failed : int
+        Images of the list, and those among them that could not be read.
+    was_there : bool
+        Whether the features file held the split already.
+    """
+
+    split: str
+    n_images: int
+    n_failed: int
+    was_there: bool
+
+
+def extract(
+    spec: NetSpec,
+    lists: Sequence[ImageList],
+    output: Path,
+    *,
+    backend: str = "auto",
+    device: str = "cpu",
+    batch_size: int = 32,
+    temperature: float = 2.0,
+    overwrite: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> list[Extracted]:
+    """Write the paired blobs of all images into a features file.
+
+    An extraction that was interrupted is taken up where it was; splits that the file
+    holds already are left alone, others are added.
+
+    Parameters
+    ----------
+    spec : NetSpec
+    lists : sequence of ImageList
+    output : Path
+        The features file; it has this name once it is whole.
+    backend : str
+        ``auto`` or ``caffe``.
+    device : str
+        ``cpu`` or ``gpu:N``.
+    batch_size : int
+        Images that go through the net at once; values do not depend on it beyond
+        rounding.
+    temperature : float
+        tau of eq. 10.
+    overwrite : bool
+        Remove the file and the interrupted work that are there.
+    strict : bool
+        Stop at the first image that cannot be read, instead of recording it.
+    progress : callable, optional
+        Called with the split, how many of its images are done, and of how many.
+
+    Returns
+    -------
+    list of Extracted
+        One for each list.
+
+    Raises
+    ------
+    DataError
+        If no image of a split can be read, or, when `strict`, if one cannot.
+    FishingError
+        As the net, the backend and the features file have it.
+    """
+    if not (temperature > 0 and np.isfinite(temperature)):
+        raise NetError(f"expected a positive temperature, found {temperature}")
+    if batch_size < 1:
+        raise NetError(f"expected a batch size of 1 or more, found {batch_size}")
+    preprocess = Preprocess(spec.input_size, spec.mean)
+    backend = choose_backend(backend)
+    settings: dict[str, Any] = {
+        "net": spec.name,
+        "prototxt_sha256": spec.prototxt_sha256,
+        "weights_sha256": check_weights(spec, weights_path(spec)),
+        "backend": backend,
+        "temperature": float(temperature),
+        "label": "uniform",
+        "preprocess": preprocess.describe(),
+    }
+    with FeaturesWriter(output, settings, overwrite=overwrite) as writer:
+        pending = writer.pending(lists)
+        if pending:
+            net = open_backend(
+                backend,
+                spec,
+                temperature=temperature,
+                batch_size=batch_size,
+                device=device,
+            )
+            with closing(net):
+                for images in pending:
+                    _extract_split(
+                        images, net, preprocess, writer, batch_size, strict, progress
+                    )
+            writer.publish()
+        names = {images.split for images in pending}
+        return [
+            Extracted(
+                images.split,
+                len(images),
+                writer.n_failed(images.split),
+                was_there=images.split not in names,
+            )
+            for images in lists
+        ]
+
+
+def _extract_split(
+    images: ImageList,
+    net: Backend,
+    preprocess: Preprocess,
+    writer: FeaturesWriter,
+    batch_size: int,
+    strict: bool,
+    progress: Progress | None,
+) -> None:
+    """Run what is left of one split through the net."""
+    start = writer.open_split(images, net.widths)
+    with _read_ahead(images.path[start:], preprocess, 2 * batch_size) as inputs:
+        for n_done, data, failed in _batches(inputs, start, batch_size):
+            for index, reason in failed.items():
+                message = f"{images.path[index]}: {reason}"
+                if strict:
+                    raise DataError(f"{message}; --strict stops at such a file")
+                _log.warning("%s; left out", message)
+            blobs = net.run(data) if len(data) else {}
+            writer.append(images.split, n_done, blobs, failed)
+            if progress:
+                progress(images.split, n_done, len(images))
+    n_failed = writer.n_failed(images.split)
+    if strict and n_failed:
+        raise DataError(
+            f"{n_failed} images of split '{images.split}' could not be read in an "
+            "earlier run; mend them and start anew with --overwrite"
+        )
+    if n_failed == len(images):
+        raise DataError(
+            f"expected images in split '{images.split}', found that none of "
+            f"{len(images)} can be read, such as '{images.path[0]}'"
+        )
+
+
+@contextmanager
+def _read_ahead(
+    paths: Iterable[Path], preprocess: Preprocess, n_ahead: int
+) -> Iterator[Iterator[NDArray[np.float32] | ImageError]]:
+    """Read images in their order with a few threads, at most `n_ahead` in advance."""
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        yield _in_order(pool, paths, preprocess, n_ahead)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    paths: Iterable[Path],
+    preprocess: Preprocess,
+    n_ahead: int,
+) -> Iterator[NDArray[np.float32] | ImageError]:
+    """Hand out inputs, or why there is none, in the order of the paths."""
+    waiting: deque[Future[NDArray[np.float32]]] = deque()
+    for path in paths:
+        waiting.append(pool.submit(preprocess, path))
+        if len(waiting) > n_ahead:
+            yield _result(waiting.popleft())
+    while waiting:
+        yield _result(waiting.popleft())
+
+
+def _result(future: Future[NDArray[np.float32]]) -> NDArray[np.float32] | ImageError:
+    try:
+        return future.result()
+    except ImageError as error:
+        return error
+
+
+def _batches(
+    inputs: Iterable[NDArray[np.float32] | ImageError], start: int, batch_size: int
+) -> Iterator[tuple[int, NDArray[np.float32], dict[int, str]]]:
+    """Gather inputs: images done so far, the batch, and those that failed by index.
+
+    A batch ends with its last readable image, so the next one is the same whether or
+    not the work was interrupted between them.
+    """
+    data: list[NDArray[np.float32]] = []
+    failed: dict[int, str] = {}
+    n_done = start
+    for n_done, item in enumerate(inputs, start=start + 1):
+        if isinstance(item, ImageError):
+            failed[n_done - 1] = str(item)
+        else:
+            data.append(item)
+        if len(data) == batch_size:
+            yield n_done, np.stack(data), failed
+            data, failed = [], {}
+    if data or failed:
+        yield n_done, np.stack(data) if data else np.empty((0,), np.float32), failed

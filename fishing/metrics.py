@@ -1,0 +1,90 @@
+"""Average precision as the PASCAL VOC development kits define it.
+
+In go the labels and scores of one class, out comes one number in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# Thresholds as the development kit's 0:0.1:1 gives them: 3 * 0.1 is above 0.3.
+_RECALLS = np.arange(11) * 0.1
+
+
+def average_precision_11point(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Average precision at eleven recalls (VOCevalcls of VOC 2007).
+
+    The mean over t = 0, 0.1, ..., 1 of the best precision at a recall of t or more.
+
+    Parameters
+    ----------
+    labels : array_like of int, shape (n_samples,)
+        1 positive, -1 negative, 0 difficult: left out.
+    scores : array_like of float, shape (n_samples,)
+        The larger, the surer; equal scores keep their order. -inf ranks last.
+
+    Returns
+    -------
+    float
+        NaN if there is no positive.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or a score is NaN.
+
+    Examples
+    --------
+    >>> round(average_precision_11point([1, -1, 1], [0.9, 0.5, 0.4]), 4)
+    0.8485
+    """
+    recall, precision = _precision_recall(labels, scores)
+    if not recall.size:
+        return float("nan")
+    best = [precision[recall >= t].max(initial=0.0) for t in _RECALLS]
+    return float(sum(p / 11 for p in best))
+
+
+def average_precision_area(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Average precision as the area under the monotone curve (VOCap, 2010 on).
+
+    Precision is first made to fall with recall: p(r) = max over r' >= r of p(r').
+
+    Parameters, Returns and Raises are those of `average_precision_11point`.
+
+    Examples
+    --------
+    >>> round(average_precision_area([1, -1, 1], [0.9, 0.5, 0.4]), 4)
+    0.8333
+    """
+    recall, precision = _precision_recall(labels, scores)
+    if not recall.size:
+        return float("nan")
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+
+
+PROTOCOLS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
+    "voc2007": average_precision_11point,
+    "voc2012": average_precision_area,
+}
+
+
+def _precision_recall(
+    labels: ArrayLike, scores: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Recall and precision after each image of the ranking, (n,) each."""
+    y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if y.ndim != 1 or y.shape != s.shape:
+        raise ValueError(f"labels {y.shape} and scores {s.shape} must be equal in (n,)")
+    if np.isnan(s).any():
+        raise ValueError(f"{int(np.isnan(s).sum())} of {s.size} scores are NaN")
+    y, s = y[y != 0], s[y != 0]
+    positive = y[np.argsort(-s, kind="stable")] > 0
+    if not positive.any():
+        return np.empty(0), np.empty(0)
+    hits = np.cumsum(positive)
+    return hits / hits[-1], hits / np.arange(1, hits.size + 1)

@@ -1,0 +1,126 @@
+"""Reports: from an evaluation to a table, results.json and submission files.
+
+In goes an `Evaluation`, out come text and files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fishing.errors import EvaluationError
+from fishing.evaluate import Evaluation
+
+_COLUMN = 7
+
+
+def format_table(record: dict[str, Any], width: int | None = None) -> str:
+    """Lay out average precisions, features by classes, in per cent.
+
+    The best of each column is marked with a star.
+
+    Parameters
+    ----------
+    record : dict
+        As in `Evaluation.record`.
+    width : int, optional
+        Columns of the terminal: a wider table is cut into blocks one below the other.
+
+    Returns
+    -------
+    str
+        Without a line end at its end.
+
+    Examples
+    --------
+    >>> x7 = {"mAP": 0.6, "AP": {"boat": 0.5, "car": 0.7}}
+    >>> print(format_table({"classes": ["boat", "car"], "features": {"x7": x7}}))
+           mAP    boat     car
+    x7   60.0*   50.0*   70.0*
+    """
+    results: dict[str, Any] = record["features"]
+    columns = [("mAP", [r["mAP"] for r in results.values()])]
+    for name in record["classes"]:
+        columns.append((name, [r["AP"][name] for r in results.values()]))
+    label = max(map(len, results))
+    fitting = len(columns)
+    if width is not None:
+        fitting = max(1, (width - label) // (_COLUMN + 1))
+    blocks = []
+    for start in range(0, len(columns), fitting):
+        cells = [[name[:_COLUMN], *_cells(v)] for name, v in columns[start:][:fitting]]
+        rows = zip(["", *results], *cells, strict=True)
+        blocks.append(
+            "\n".join(
+                (f"{first:<{label}}" + "".join(f"{c:>{_COLUMN + 1}}" for c in rest))
+                for first, *rest in rows
+            )
+        )
+    return "\n\n".join(blocks)
+
+
+def write_results(evaluation: Evaluation, folder: Path) -> Path:
+    """Write an evaluation into a folder.
+
+    ``table.txt`` is the table; ``<feature>/comp1_cls_<test>_<class>.txt`` hold lines
+    ``id score`` as the VOC server takes them, for all images with a score;
+    ``results.json`` is the record and is written last.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    folder : Path
+        Made where it is not there; files of the same names are replaced.
+
+    Returns
+    -------
+    Path
+        Of results.json.
+
+    Raises
+    ------
+    EvaluationError
+        If the folder cannot be written.
+    """
+    record = evaluation.record
+    try:
+        for feature, scores in evaluation.scores.items():
+            (folder / feature).mkdir(parents=True, exist_ok=True)
+            for name, column in zip(record["classes"], scores.T, strict=True):
+                file = f"comp1_cls_{record['test']}_{name}.txt"
+                lines = [
+                    f"{image_id} {score:.9g}\n"
+                    for image_id, score in zip(evaluation.image_id, column, strict=True)
+                    if math.isfinite(score)
+                ]
+                _replace(folder / feature / file, "".join(lines))
+        _replace(folder / "table.txt", format_table(record) + "\n")
+        path = folder / "results.json"
+        _replace(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise EvaluationError(
+            f"expected to write into '{folder}', found: {error.strerror}; choose "
+            "another --output"
+        ) from None
+    return path
+
+
+def _cells(values: Sequence[float | None]) -> list[str]:
+    """Write a column in per cent, its best values marked."""
+    texts = ["-" if v is None else f"{100 * v:.1f}" for v in values]
+    best = max((v for v in values if v is not None), default=None)
+    return [
+        text + ("*" if v is not None and v == best else " ")
+        for text, v in zip(texts, values, strict=True)
+    ]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file under another name first, so that its name stands for a whole."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,265 @@
+"""The features file: its format (docs/format.md), and the only place that knows HDF5.
+
+In go whole splits, out comes one ``features.h5``, and from it lazy arrays. It holds no
+clock time and no string of variable length, so the same splits give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.backends import BLOBS
+from fishing.errors import StoreError
+
+FORMAT = "fishing-features"
+FORMAT_VERSION = 1
+_COPY_ROWS = 256
+
+
+class Rows(Protocol):
+    """What can be sliced like an array of shape (n, d), be it in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        ...
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        """Read a part."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a features file, as long as the file is open.
+
+    Attributes
+    ----------
+    image_id : tuple of str, length n
+        In the order of the split file.
+    labels : ndarray of int8, shape (n, n_classes), or None
+        1 positive, -1 negative, 0 difficult.
+    classes : tuple of str
+    blobs : mapping of str to array_like of float32, shape (n, d)
+        By the names of `fishing.backends.BLOBS`; read from the file when sliced.
+    failed_id, failed_reason : tuple of str
+        Images without a row.
+    failed_index : ndarray of int64
+        Their places in the split file, counted from 0.
+    failed_labels : ndarray of int8, shape (n_failed, n_classes), or None
+    devkit, list_sha256 : str
+    """
+
+    image_id: tuple[str, ...]
+    labels: NDArray[np.int8] | None
+    classes: tuple[str, ...]
+    blobs: Mapping[str, Rows]
+    failed_id: tuple[str, ...]
+    failed_reason: tuple[str, ...]
+    failed_index: NDArray[np.int64]
+    failed_labels: NDArray[np.int8] | None
+    devkit: str
+    list_sha256: str
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+
+class FeaturesFile:
+    """A features file, open for reading; a context manager.
+
+    Parameters
+    ----------
+    path : Path
+
+    Attributes
+    ----------
+    settings : dict
+        How the file was made: net, temperature, preprocessing and the like.
+    splits : dict of str to Split
+        In the order in which they were extracted.
+
+    Raises
+    ------
+    StoreError
+        If there is no such file, or it is no features file, or not whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = h5py.File(path, "r")
+        except FileNotFoundError:
+            raise StoreError(
+                f"expected a features file at '{path}', found none; "
+                "`fishing extract` makes one"
+            ) from None
+        except OSError as error:
+            raise StoreError(
+                f"{path}: expected an HDF5 file, found {one_line(error)}"
+            ) from None
+        try:
+            self.settings = _read_settings(self._file)
+            names = json.loads(self._file.attrs["splits"])
+            self.splits = {name: _read_split(self._file[name]) for name in names}
+        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+            self._file.close()
+            raise StoreError(
+                f"{path}: expected a whole features file, found {one_line(error)}; "
+                "extract it anew with --overwrite"
+            ) from None
+
+    def __enter__(self) -> FeaturesFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def split(self, name: str) -> Split:
+        """Get a split by name; a StoreError says which there are."""
+        if name not in self.splits:
+            raise StoreError(
+                f"{self.path}: expected a split '{name}', found "
+                f"{' '.join(self.splits)}; extract it too, or choose among these"
+            )
+        return self.splits[name]
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Say what is in a features file.
+
+    Returns
+    -------
+    dict
+        ``settings``; ``splits`` by name with ``n_images``, ``n_failed``, ``n_classes``,
+        ``blobs`` (values per image) and ``failed`` (reason by id).
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, or not a whole features file.
+    """
+    with FeaturesFile(path) as file:
+        splits = {
+            name: {
+                "n_images": len(split),
+                "n_failed": len(split.failed_id),
+                "n_classes": len(split.classes),
+                "blobs": {blob: rows.shape[1] for blob, rows in split.blobs.items()},
+                "failed": dict(zip(split.failed_id, split.failed_reason, strict=True)),
+            }
+            for name, split in file.splits.items()
+        }
+        return {"settings": file.settings, "splits": splits}
+
+
+def write_features(
+    path: Path, settings: Mapping[str, Any], splits: Mapping[str, Split]
+) -> None:
+    """Write a features file in one go.
+
+    Parameters
+    ----------
+    path : Path
+    settings : mapping
+        How the values were made; becomes the attributes of the file.
+    splits : mapping of str to Split
+
+    Raises
+    ------
+    OSError, RuntimeError
+        As h5py gives them, where the disk is full or lost.
+    """
+    with h5py.File(path, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["format_version"] = FORMAT_VERSION
+        for key, value in settings.items():
+            file.attrs[key] = json.dumps(value) if isinstance(value, dict) else value
+        file.attrs["splits"] = json.dumps(list(splits))
+        for name, split in splits.items():
+            _write_split(file, name, split)
+
+
+def _read_settings(file: h5py.File) -> dict[str, Any]:
+    """Read the attributes of the file; raise ValueError where it is another format."""
+    attrs = dict(file.attrs)
+    if attrs.pop("format", None) != FORMAT:
+        raise ValueError("an HDF5 file of another kind")
+    version = attrs.pop("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
+    attrs.pop("splits")
+    attrs["preprocess"] = json.loads(attrs["preprocess"])
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in attrs.items()}
+
+
+def _write_split(file: h5py.File, name: str, split: Split) -> None:
+    """Write one group, a few rows at a time."""
+    group = file.create_group(name)
+    group.attrs["list_sha256"] = split.list_sha256
+    group.attrs["devkit"] = split.devkit
+    _write_strings(group, "image_id", split.image_id)
+    _write_strings(group, "failed/image_id", split.failed_id)
+    _write_strings(group, "failed/reason", split.failed_reason)
+    group["failed/index"] = split.failed_index
+    if split.labels is not None:
+        group["labels"] = split.labels
+        group["labels"].attrs["classes"] = list(split.classes)
+        group["failed/labels"] = split.failed_labels
+    for blob, rows in split.blobs.items():
+        dataset = group.create_dataset(blob, shape=rows.shape, dtype="<f4")
+        for start in range(0, len(split), _COPY_ROWS):
+            dataset[start : start + _COPY_ROWS] = rows[start : start + _COPY_ROWS]
+
+
+def _read_split(group: h5py.Group) -> Split:
+    """View one group; raise ValueError where its parts do not fit together."""
+    labelled = "labels" in group
+    required = ["image_id", *BLOBS, *(f"failed/{n}" for n in ("image_id", "reason"))]
+    required += ["failed/index"] + ["failed/labels"] * labelled
+    missing = [name for name in required if name not in group]
+    if missing:
+        raise ValueError(f"no {missing[0]} in {group.name}")
+    split = Split(
+        image_id=tuple(group["image_id"].asstr()[:]),
+        labels=group["labels"][:] if labelled else None,
+        classes=tuple(group["labels"].attrs["classes"]) if labelled else (),
+        blobs={name: group[name] for name in BLOBS},
+        failed_id=tuple(group["failed/image_id"].asstr()[:]),
+        failed_reason=tuple(group["failed/reason"].asstr()[:]),
+        failed_index=group["failed/index"][:],
+        failed_labels=group["failed/labels"][:] if labelled else None,
+        devkit=group.attrs["devkit"],
+        list_sha256=group.attrs["list_sha256"],
+    )
+    counts = {name: rows.shape[0] for name, rows in split.blobs.items()}
+    if split.labels is not None:
+        counts["labels"] = len(split.labels)
+    for name, count in counts.items():
+        if count != len(split):
+            raise ValueError(
+                f"{count} rows in {group.name}/{name} for {len(split)} images"
+            )
+    return split
+
+
+def _write_strings(group: h5py.Group, name: str, values: Sequence[str]) -> None:
+    """Write strings of one fixed length, which keeps the bytes reproducible."""
+    encoded = [value.encode() for value in values]
+    length = max([1, *map(len, encoded)])
+    group[name] = np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
+
+
+def one_line(error: BaseException) -> str:
+    """Say in one line what the disk or HDF5 said in several."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip("'\"").splitlines()[0] if str(error) else repr(error)

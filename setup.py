@@ -1,0 +1,45 @@
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = {}
+exec((HERE / "fishing" / "__init__.py").read_text(encoding="utf-8"), VERSION)
+
+# What pycaffe itself needs; caffe_patch/build.py installs it with patched Caffe.
+setup(
+    name="fishing",
+    version=VERSION["__version__"],
+    description="Gradient features from deep nets (Gordo et al., BMVC 2015)",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="BSD-2-Clause",
+    python_requires=">=3.10",
+    packages=["fishing", "fishing.backends", "fishing.models"],
+    package_dir={"fishing.models": "models"},
+    package_data={"fishing": ["py.typed"], "fishing.models": ["*/*"]},
+    install_requires=[
+        "click>=8.1",
+        "h5py>=3.8",
+        "numpy>=1.24",
+        # the library of opencv-python without its windows, which need libGL
+        "opencv-python-headless>=4.7",
+        "pillow>=9.4",
+        "platformdirs>=3.0",
+        "requests>=2.28",
+        "scikit-image>=0.20",
+        "scikit-learn>=1.2",
+        "scipy>=1.10",
+        "tomli>=2.0; python_version < '3.11'",
+    ],
+    extras_require={
+        "dev": [
+            "hypothesis>=6.80",
+            "mypy>=1.8",
+            "pytest>=7.4",
+            "ruff>=0.6",
+            "types-requests",
+        ],
+    },
+    entry_points={"console_scripts": ["fishing=fishing.cli:main"]},
+)

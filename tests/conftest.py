@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fishing.backends import BLOBS
+from fishing.store import Split, write_features
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Find the folder of test data beside the project."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.fail(f"this test needs the shared test data in {folder}")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a devkit of 26 + 14 small images in two classes."""
+    folder = tmp_path_factory.mktemp("VOCdevkit") / "VOC2007"
+    main = folder / "ImageSets" / "Main"
+    main.mkdir(parents=True)
+    (folder / "JPEGImages").mkdir()
+    rng = np.random.default_rng(1)
+    for split, n in (("trainval", 26), ("test", 14)):
+        ids = [f"{split}_{i:03d}" for i in range(n)]
+        warm = np.arange(n) % 2 == 0
+        for image_id, is_warm in zip(ids, warm, strict=True):
+            image = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
+            image[..., 2 if is_warm else 0] //= 4
+            cv2.imwrite(str(folder / "JPEGImages" / f"{image_id}.jpg"), image)
+        (main / f"{split}.txt").write_text("".join(f"{i}\n" for i in ids))
+        for name, positive in (("cold", ~warm), ("warm", warm)):
+            lines = zip(ids, np.where(positive, 1, -1), strict=True)
+            text = "".join(f"{i} {label:2d}\n" for i, label in lines)
+            (main / f"{name}_{split}.txt").write_text(text)
+    return folder
+
+
+def make_split(
+    rng: np.random.Generator,
+    n: int,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    failed: tuple[int, ...] = (),
+    width: int = 6,
+    **changes: object,
+) -> Split:
+    """Make a split with random blobs, `n` rows and rows missing at `failed`."""
+    places = np.delete(np.arange(n + len(failed)), failed)
+    labels = rng.choice(np.array([-1, 1], np.int8), (n + len(failed), len(classes)))
+    fields = {
+        "image_id": tuple(f"im{i:04d}" for i in places),
+        "labels": labels[places],
+        "classes": classes,
+        "blobs": {b: rng.normal(size=(n, width)).astype(np.float32) for b in BLOBS},
+        "failed_id": tuple(f"im{i:04d}" for i in failed),
+        "failed_reason": ("empty file",) * len(failed),
+        "failed_index": np.array(failed, np.int64),
+        "failed_labels": labels[list(failed)],
+        "devkit": "VOC2007",
+        "list_sha256": "0" * 64,
+    }
+    return Split(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+SETTINGS = {
+    "net": "tinyalexnet",
+    "prototxt_sha256": "1" * 64,
+    "weights_sha256": "2" * 64,
+    "backend": "caffe",
+    "temperature": 2.0,
+    "label": "uniform",
+    "preprocess": {"size": 64, "mean": [104.0, 117.0, 123.0]},
+}
+
+
+def write_file(path: Path, **splits: Split) -> Path:
+    write_features(path, SETTINGS, splits)
+    return path

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+# The rooms of the house; a module imports only those that stand before it.
+ORDER = [
+    "errors",
+    "nets",
+    "fetch",
+    "dataset",
+    "photographs",
+    "preprocess",
+    "backends.caffe_net",
+    "backends.caffe_worker",
+    "backends.caffe",
+    "backends",
+    "store",
+    "writer",
+    "extract",
+    "kernel",
+    "svm",
+    "metrics",
+    "evaluate",
+    "report",
+    "cli",
+]
+# `backends` gives its makers the interface that they fill, and then chooses among them.
+ALLOWED = {("backends.caffe_worker", "backends.caffe_net")}
+
+
+def _modules() -> dict[str, Path]:
+    package = ROOT / "fishing"
+    files = (p for p in package.rglob("*.py") if "models" not in p.parts)
+    names = {p: ".".join(p.relative_to(package).with_suffix("").parts) for p in files}
+    return {
+        name.removesuffix("__init__").rstrip("."): path for path, name in names.items()
+    }
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(_modules()) == sorted(["", *ORDER])
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_data_flows_one_way(name: str) -> None:
+    imports = _imports(_modules()[name])
+    own = {i.removeprefix("fishing.") for i in imports if i.startswith("fishing.")}
+    before = set(ORDER[: ORDER.index(name)])
+    assert own <= before | {to for module, to in ALLOWED if module == name}
+
+
+@pytest.mark.parametrize(
+    ("library", "module"), [("h5py", "store"), ("click", "cli"), ("requests", "fetch")]
+)
+def test_only_one_module_knows(library: str, module: str) -> None:
+    users = {name for name, path in _modules().items() if library in _imports(path)}
+    assert users == {module}

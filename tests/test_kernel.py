@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_split
+
+from fishing import kernel
+from fishing.errors import EvaluationError
+from fishing.kernel import FEATURES, Kernels, parse_feature
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = rows.astype(np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _explicit(split, feature: str) -> np.ndarray:
+    """Build the feature vector of each image in full, in float64, (n, D)."""
+    x = {k: _unit(split.blobs[f"forward/{b}"]) for k, b in NAMES.items()}
+    g = {k: _unit(split.blobs[f"backward/fc{k}"]) for k in "678"}
+    below = {"6": "x5", "7": "x6", "8": "x7"}
+    parts = []
+    for part in feature.split("+"):
+        if part.startswith("dW"):
+            k = part[-1]
+            outer = np.einsum("ni,nj->nij", x[below[k]], g[k])
+            parts.append(outer.reshape(len(outer), -1))
+        else:
+            parts.append(x[part])
+    return _unit(np.concatenate(parts, axis=1))
+
+
+NAMES = {"x5": "pool5", "x6": "fc6", "x7": "fc7", "y8": "fc8", "x8": "prob"}
+
+
+@pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7"])
+def test_kernels_equal_explicit_features(rng, feature: str) -> None:
+    # For dW this is eq. 12: the Frobenius inner product of explicit gradients.
+    train, test = make_split(rng, 13), make_split(rng, 7)
+    K_train, K_test = Kernels(train, test)(feature)
+    a, b = _explicit(train, feature), _explicit(test, feature)
+    assert K_train.dtype == K_test.dtype == np.float64
+    np.testing.assert_allclose(K_train, a @ a.T, atol=3e-7)
+    np.testing.assert_allclose(K_test, b @ a.T, atol=3e-7)
+
+
+def test_panels_and_blocks_change_nothing(rng, monkeypatch) -> None:
+    train, test = make_split(rng, 30, width=50), make_split(rng, 20, width=50)
+    whole = Kernels(train, test)("dW7")
+    monkeypatch.setattr(kernel, "_PANEL_VALUES", 30 * 7)
+    monkeypatch.setattr(kernel, "_BLOCK_ROWS", 8)
+    for part, expected in zip(Kernels(train, test)("dW7"), whole, strict=True):
+        np.testing.assert_allclose(part, expected, atol=1e-6)
+
+
+def test_tiny_and_huge_values_are_normalised(rng) -> None:
+    split = make_split(rng, 5)
+    for name, factor in (("forward/fc6", 1e-30), ("backward/fc7", 1e18)):
+        split.blobs[name][:] *= np.float32(factor)
+    K, _ = Kernels(split, split)("dW7")
+    np.testing.assert_allclose(np.diag(K), 1, atol=1e-6)
+
+
+def test_a_row_of_zeros_is_orthogonal_to_all(rng) -> None:
+    split = make_split(rng, 5)
+    split.blobs["forward/fc7"][2] = 0
+    K, _ = Kernels(split, split)("x7")
+    assert np.isfinite(K).all()
+    assert not K[2].any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(rng, bad: float) -> None:
+    split = make_split(rng, 5)
+    split.blobs["backward/fc7"][3, 1] = bad
+    with pytest.raises(EvaluationError, match="backward/fc7, row 3"):
+        Kernels(split, split)("dW7")
+
+
+@pytest.mark.parametrize("name", ["x9", "", "x6+", "dw7", "x6*x7"])
+def test_unknown_features(name: str) -> None:
+    with pytest.raises(EvaluationError, match="expected a feature of x5 x6"):
+        parse_feature(name)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import SETTINGS, make_split, write_file
+
+from fishing.backends import BLOBS
+from fishing.errors import StoreError
+from fishing.store import FeaturesFile, describe
+
+
+def test_what_is_written_is_read(tmp_path: Path, rng) -> None:
+    splits = {
+        "trainval": make_split(rng, 700, failed=(3, 500)),
+        "test": make_split(rng, 4, image_id=("a", "ü/b.png", "c", "d" * 40)),
+    }
+    with FeaturesFile(write_file(tmp_path / "f.h5", **splits)) as file:
+        assert file.settings == SETTINGS
+        assert list(file.splits) == ["trainval", "test"]
+        for name, split in splits.items():
+            read = file.split(name)
+            for field in dataclasses.fields(split):
+                expected, found = getattr(split, field.name), getattr(read, field.name)
+                if field.name == "blobs":
+                    assert list(found) == list(BLOBS)
+                    for blob, rows in expected.items():
+                        np.testing.assert_array_equal(found[blob][:], rows)
+                elif isinstance(expected, np.ndarray):
+                    np.testing.assert_array_equal(found, expected)
+                    assert found.dtype == expected.dtype
+                else:
+                    assert found == expected
+
+
+def test_unlabelled_split(tmp_path: Path, rng) -> None:
+    split = make_split(rng, 5, labels=None, failed_labels=None, classes=())
+    with FeaturesFile(write_file(tmp_path / "f.h5", all=split)) as file:
+        assert file.split("all").labels is None
+        assert file.split("all").classes == ()
+
+
+def test_the_layout_is_the_documented_one(tmp_path: Path, rng) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 5, failed=(1,)))
+    with h5py.File(path) as file:
+        assert file.attrs["format"] == "fishing-features"
+        assert file.attrs["format_version"] == 1
+        assert file.attrs["temperature"] == 2.0
+        assert file["test/forward/fc6"].shape == (5, 6)
+        assert file["test/forward/fc6"].dtype == np.float32
+        assert file["test/labels"].dtype == np.int8
+        assert list(file["test/labels"].attrs["classes"]) == ["cat", "dog"]
+        assert file["test/image_id"].asstr()[0] == "im0000"
+        assert file["test/failed/image_id"].asstr()[:].tolist() == ["im0001"]
+        assert file["test/failed/reason"].asstr()[:].tolist() == ["empty file"]
+
+
+def test_same_splits_same_bytes(tmp_path: Path, rng) -> None:
+    split = make_split(rng, 300, failed=(7,))
+    first = write_file(tmp_path / "a.h5", test=split)
+    second = write_file(tmp_path / "b.h5", test=split)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_describe(tmp_path: Path, rng) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 5, failed=(1,)))
+    assert describe(path) == {
+        "settings": SETTINGS,
+        "splits": {
+            "test": {
+                "n_images": 5,
+                "n_failed": 1,
+                "n_classes": 2,
+                "blobs": dict.fromkeys(BLOBS, 6),
+                "failed": {"im0001": "empty file"},
+            }
+        },
+    }
+
+
+def test_missing_split(tmp_path: Path, rng) -> None:
+    path = write_file(tmp_path / "f.h5", trainval=make_split(rng, 5))
+    with (
+        FeaturesFile(path) as file,
+        pytest.raises(StoreError, match="expected a split 'test', found trainval"),
+    ):
+        file.split("test")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="`fishing extract` makes one"):
+        FeaturesFile(tmp_path / "none.h5")
+
+
+def test_no_hdf5(tmp_path: Path) -> None:
+    (tmp_path / "f.h5").write_bytes(b"something else" * 1000)
+    with pytest.raises(StoreError, match="expected an HDF5 file"):
+        FeaturesFile(tmp_path / "f.h5")
+
+
+def _damage_format(file: h5py.File) -> None:
+    file.attrs["format"] = "other"
+
+
+def _damage_version(file: h5py.File) -> None:
+    file.attrs["format_version"] = 99
+
+
+def _damage_blob(file: h5py.File) -> None:
+    del file["test/forward/fc7"]
+
+
+def _damage_rows(file: h5py.File) -> None:
+    del file["test/backward/fc7"]
+    file["test/backward/fc7"] = np.zeros((4, 6), np.float32)
+
+
+def _damage_failed(file: h5py.File) -> None:
+    del file["test/failed"]
+
+
+def _damage_split(file: h5py.File) -> None:
+    del file["test"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_damage_format, "another kind"),
+        (_damage_version, "format version 99, not 1"),
+        (_damage_blob, "fc7"),
+        (_damage_rows, "4 rows in /test/backward/fc7 for 5 images"),
+        (_damage_failed, "failed"),
+        (_damage_split, "test"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, rng, damage, message: str) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 5))
+    with h5py.File(path, "a") as file:
+        damage(file)
+    with pytest.raises(StoreError, match=f"whole features file.*{message}"):
+        FeaturesFile(path)
+
+
+def test_truncated_file(tmp_path: Path, rng) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 500))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(StoreError, match="expected an HDF5 file"):
+        FeaturesFile(path)

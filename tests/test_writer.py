@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SETTINGS
+
+from fishing.backends import BLOBS
+from fishing.dataset import ImageList
+from fishing.errors import StoreError
+from fishing.store import FeaturesFile
+from fishing.writer import FeaturesWriter
+
+WIDTHS = dict.fromkeys(BLOBS, 3)
+FAILED = {0: "empty file", 4: "truncated", 9: "gone"}
+BATCHES = [(3, 2), (7, 3), (9, 2), (10, 0)]  # images done, rows of the batch
+
+
+def _list(split: str, n: int = 10) -> ImageList:
+    ids = tuple(f"{split}{i}" for i in range(n))
+    labels = np.where(np.arange(n) % 2, 1, -1).astype(np.int8)[:, None]
+    return ImageList(split, ids, tuple(map(Path, ids)), ("odd",), labels)
+
+
+def _blobs(start: int, n: int) -> dict[str, np.ndarray]:
+    """Rows that tell which image and blob they are of."""
+    rows = np.arange(start, start + n, dtype=np.float32)[:, None]
+    return {b: rows + 100 * k + np.zeros((1, 3)) for k, b in enumerate(BLOBS)}
+
+
+def _append(writer: FeaturesWriter, split: str, batches=BATCHES, done: int = 0) -> None:
+    start = sum(n for upto, n in BATCHES if upto <= done)
+    for upto, n in batches:
+        failed = {i: r for i, r in FAILED.items() if done <= i < upto}
+        blobs = _blobs(start, n) if n else {}
+        writer.append(split, upto, blobs, failed)
+        done, start = upto, start + n
+
+
+def _write(path: Path, *splits: str, **options: bool) -> bytes:
+    with FeaturesWriter(path, SETTINGS, **options) as writer:
+        for images in writer.pending([_list(name) for name in splits]):
+            _append(writer, images.split, done=writer.open_split(images, WIDTHS))
+        writer.publish()
+    return path.read_bytes()
+
+
+def test_rows_stand_beside_their_ids(tmp_path: Path) -> None:
+    _write(tmp_path / "f.h5", "test")
+    with FeaturesFile(tmp_path / "f.h5") as file:
+        split = file.split("test")
+        assert split.image_id == tuple(f"test{i}" for i in (1, 2, 3, 5, 6, 7, 8))
+        assert split.failed_id == ("test0", "test4", "test9")
+        assert split.failed_reason == tuple(FAILED.values())
+        assert split.failed_index.tolist() == [0, 4, 9]
+        assert split.labels is not None
+        assert split.labels[:, 0].tolist() == [1, -1, 1, 1, -1, 1, -1]
+        assert split.failed_labels is not None
+        assert split.failed_labels[:, 0].tolist() == [-1, -1, 1]
+        for k, blob in enumerate(BLOBS):
+            assert split.blobs[blob][:, 0].tolist() == [100 * k + i for i in range(7)]
+    assert not (tmp_path / "f.h5.partial").exists()
+
+
+@pytest.mark.parametrize("n_batches", range(len(BATCHES) + 1))
+def test_work_is_taken_up_after_any_batch(tmp_path: Path, n_batches: int) -> None:
+    whole = _write(tmp_path / "whole.h5", "test")
+    path = tmp_path / "f.h5"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        assert writer.open_split(_list("test"), WIDTHS) == 0
+        _append(writer, "test", BATCHES[:n_batches])
+    assert not path.exists()
+    with FeaturesWriter(path, SETTINGS) as writer:
+        done = writer.open_split(_list("test"), WIDTHS)
+        assert done == (BATCHES[n_batches - 1][0] if n_batches else 0)
+        _append(writer, "test", BATCHES[n_batches:], done)
+        writer.publish()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("file", ["test.journal", "test.rows"])
+def test_a_torn_tail_is_cut_off(tmp_path: Path, file: str) -> None:
+    whole = _write(tmp_path / "whole.h5", "test")
+    path = tmp_path / "f.h5"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+        _append(writer, "test", BATCHES[:2])
+    torn = tmp_path / "f.h5.partial" / file
+    content = torn.read_bytes()
+    for n in range(len(content) + 1):
+        torn.write_bytes(content[:n])
+        with FeaturesWriter(path, SETTINGS) as writer:
+            done = writer.open_split(_list("test"), WIDTHS)
+            start = [upto for upto, _ in BATCHES].index(done) + 1 if done else 0
+            _append(writer, "test", BATCHES[start:2], done)
+    assert writer.n_failed("test") == 2
+    torn.write_bytes(torn.read_bytes() + b'{"done": 9, "rows"')
+    assert _write(path, "test") == whole
+
+
+def test_a_split_is_added(tmp_path: Path) -> None:
+    both = _write(tmp_path / "both.h5", "train", "test")
+    path = tmp_path / "f.h5"
+    _write(path, "train")
+    assert _write(path, "test") == both
+    with FeaturesWriter(path, SETTINGS) as writer:
+        assert writer.pending([_list("train"), _list("test")]) == []
+        assert writer.n_failed("train") == 3
+    assert not (tmp_path / "f.h5.partial").exists()
+
+
+def test_unfinished_splits_outlive_the_publishing_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("train"), WIDTHS)
+        _append(writer, "train", BATCHES[:1])
+    _write(path, "test")
+    with FeaturesWriter(path, SETTINGS) as writer:
+        assert writer.open_split(_list("train"), WIDTHS) == 3
+
+
+def test_a_crash_after_the_renaming(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "f.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr("fishing.writer._PartialSplit.remove", lambda stem: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            _write(path, "test")
+    whole = path.read_bytes()
+    assert (tmp_path / "f.h5.partial" / "test.rows").exists()
+    assert _write(path, "test") == whole
+    assert not (tmp_path / "f.h5.partial").exists()
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused(tmp_path: Path, key: str, finished: bool) -> None:
+    path = tmp_path / "f.h5"
+    if finished:
+        _write(path, "test")
+    else:
+        with FeaturesWriter(path, SETTINGS) as writer:
+            writer.open_split(_list("test"), WIDTHS)
+    files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(StoreError, match=f"made with another {key}: expected other"):
+        FeaturesWriter(path, {**SETTINGS, key: "other"})
+    kept = {p: c for p, c in files.items() if p.name != "lock"}
+    assert kept == {p: p.read_bytes() for p in kept}
+
+
+def test_other_lists_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+        _append(writer, "test", BATCHES[:1])
+    with (
+        FeaturesWriter(path, SETTINGS) as writer,
+        pytest.raises(StoreError, match="split 'test' differ"),
+    ):
+        writer.open_split(_list("test", 11), WIDTHS)
+    _write(path, "test")
+    with (
+        FeaturesWriter(path, SETTINGS) as writer,
+        pytest.raises(StoreError, match="split 'test' differ"),
+    ):
+        writer.pending([_list("test", 11)])
+
+
+def test_overwrite_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    whole = _write(path, "test")
+    other = {**SETTINGS, "temperature": 4.0}
+    with FeaturesWriter(path, other, overwrite=True) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+        _append(writer, "test", BATCHES[:1])
+    assert _write(path, "test", overwrite=True) == whole
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    with (
+        FeaturesWriter(path, SETTINGS),
+        pytest.raises(StoreError, match=r"process \d+ on .* writes there"),
+    ):
+        FeaturesWriter(path, SETTINGS)
+    with FeaturesWriter(path, SETTINGS):
+        pass  # the lock went with its holder
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """Let the system refuse to make any file longer than a few rows."""
+    whole = _write(tmp_path / "whole.h5", "test")
+    path = tmp_path / "f.h5"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
+        with FeaturesWriter(path, {"net": "small"}) as writer:
+            writer.open_split(_list("test"), WIDTHS)
+            with pytest.raises(StoreError, match="written: File too large"):
+                _append(writer, "test")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not path.exists()
+    with FeaturesWriter(path, {"net": "small"}) as writer:
+        done = writer.open_split(_list("test"), WIDTHS)
+    assert done > 0
+    assert len(whole) > 400
