@@ -6,7 +6,6 @@ HERE = Path(__file__).parent
 VERSION = {}
 exec((HERE / "fishing" / "__init__.py").read_text(encoding="utf-8"), VERSION)
 
-# What pycaffe itself needs; caffe_patch/build.py installs it with patched Caffe.
 setup(
     name="fishing",
     version=VERSION["__version__"],
@@ -23,11 +22,11 @@ setup(
         "h5py>=3.8",
         "numpy>=1.24",
         # the library of opencv-python without its windows, which need libGL
-        "opencv-python-headless>=4.7",
-        "pillow>=9.4",
+        "opencv-python-headless>=4.6",
+        "pillow>=9.5",
         "platformdirs>=3.0",
         "requests>=2.28",
-        "scikit-image>=0.20",
+        "scikit-image>=0.19.3",
         "scikit-learn>=1.2",
         "scipy>=1.10",
         "tomli>=2.0; python_version < '3.11'",

@@ -95,8 +95,9 @@ def evaluate(
             raise EvaluationError(
                 f"expected a protocol of {' '.join(PROTOCOLS)}, found '{protocol}'"
             )
-        usable = _usable_classes(training, train, labels, test)
-        if training.labels is None or not usable.any():
+        train_labels = _required(training.labels, train)
+        usable = _usable_classes(training.classes, train_labels, labels)
+        if not usable.any():
             raise EvaluationError(
                 f"{path}: expected a class with positives and negatives in '{train}' "
                 f"and positives in '{test}', found none"
@@ -107,7 +108,7 @@ def evaluate(
             kernels.keep(set().union(*needed[done:]))
             if progress:
                 progress(feature, done, len(features))
-            values = decision_function(*kernels(feature), training.labels[:, usable], C)
+            values = decision_function(*kernels(feature), train_labels[:, usable], C)
             scores[feature] = _with_failed(values, testing, usable)
             results[feature] = _measure(
                 scores[feature], labels, training.classes, usable, protocol
@@ -150,11 +151,8 @@ def _all_labels(
     The columns follow `classes`; a class that the test split does not know has no
     positive in it.
     """
-    if testing.labels is None or testing.failed_labels is None:
-        raise EvaluationError(
-            f"expected labels in split '{test}', found none; only a labelled split "
-            "can be evaluated"
-        )
+    found = _required(testing.labels, test)
+    found_failed = _required(testing.failed_labels, test)
     n = len(testing) + len(testing.failed_id)
     place = _places(testing)
     ids = np.empty(n, dtype=object)
@@ -164,8 +162,8 @@ def _all_labels(
     for j, name in enumerate(classes):
         if name in testing.classes:
             column = testing.classes.index(name)
-            labels[place, j] = testing.labels[:, column]
-            labels[testing.failed_index, j] = testing.failed_labels[:, column]
+            labels[place, j] = found[:, column]
+            labels[testing.failed_index, j] = found_failed[:, column]
     for name in set(testing.classes) - set(classes):
         _log.warning("class '%s' of split '%s' was not trained; left out", name, test)
     return tuple(ids), labels
@@ -188,22 +186,36 @@ def _with_failed(
     return scores
 
 
+def _required(labels: NDArray[np.int8] | None, split: str) -> NDArray[np.int8]:
+    """Refuse a split without labels."""
+    if labels is None:
+        raise EvaluationError(
+            f"expected labels in split '{split}', found none; only labelled splits "
+            "can be evaluated"
+        )
+    return labels
+
+
 def _usable_classes(
-    training: Split, train: str, labels: NDArray[np.int8], test: str
+    classes: Sequence[str],
+    train_labels: NDArray[np.int8],
+    test_labels: NDArray[np.int8],
 ) -> NDArray[np.bool_]:
     """Tell which classes can be trained and measured, and warn of the others."""
-    usable = np.zeros(len(training.classes), bool)
-    for j, name in enumerate(training.classes):
-        if training.labels is None:
-            continue
-        y = training.labels[:, j]
-        counts = int((y > 0).sum()), int((y < 0).sum()), int((labels[:, j] > 0).sum())
+    usable = np.zeros(len(classes), bool)
+    for j, name in enumerate(classes):
+        counts = (
+            int((train_labels[:, j] > 0).sum()),
+            int((train_labels[:, j] < 0).sum()),
+            int((test_labels[:, j] > 0).sum()),
+        )
         usable[j] = all(counts)
         if not usable[j]:
             _log.warning(
-                "class '%s' has %d positives and %d negatives in '%s' and %d positives "
-                "in '%s'; it gets no average precision",
-                *(name, counts[0], counts[1], train, counts[2], test),
+                "class '%s' has %d positives and %d negatives to learn from and %d "
+                "positives to find; it gets no average precision",
+                name,
+                *counts,
             )
     return usable
 

@@ -15,7 +15,7 @@ from typing import Any
 from fishing.errors import EvaluationError
 from fishing.evaluate import Evaluation
 
-_COLUMN = 7
+_COLUMN, _NAME = 8, 6
 
 
 def format_table(record: dict[str, Any], width: int | None = None) -> str:
@@ -39,7 +39,7 @@ def format_table(record: dict[str, Any], width: int | None = None) -> str:
     --------
     >>> x7 = {"mAP": 0.6, "AP": {"boat": 0.5, "car": 0.7}}
     >>> print(format_table({"classes": ["boat", "car"], "features": {"x7": x7}}))
-           mAP    boat     car
+          mAP    boat     car
     x7   60.0*   50.0*   70.0*
     """
     results: dict[str, Any] = record["features"]
@@ -49,14 +49,16 @@ def format_table(record: dict[str, Any], width: int | None = None) -> str:
     label = max(map(len, results))
     fitting = len(columns)
     if width is not None:
-        fitting = max(1, (width - label) // (_COLUMN + 1))
+        fitting = max(1, (width - label) // _COLUMN)
     blocks = []
     for start in range(0, len(columns), fitting):
-        cells = [[name[:_COLUMN], *_cells(v)] for name, v in columns[start:][:fitting]]
+        cells = [
+            [f"{name[:_NAME]} ", *_cells(v)] for name, v in columns[start:][:fitting]
+        ]
         rows = zip(["", *results], *cells, strict=True)
         blocks.append(
             "\n".join(
-                (f"{first:<{label}}" + "".join(f"{c:>{_COLUMN + 1}}" for c in rest))
+                f"{first:<{label}}{''.join(f'{c:>{_COLUMN}}' for c in rest)}".rstrip()
                 for first, *rest in rows
             )
         )

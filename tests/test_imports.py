@@ -27,6 +27,7 @@ ORDER = [
     "evaluate",
     "report",
     "cli",
+    "__main__",
 ]
 # `backends` gives its makers the interface that they fill, and then chooses among them.
 ALLOWED = {("backends.caffe_worker", "backends.caffe_net")}

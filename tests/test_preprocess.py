@@ -164,6 +164,7 @@ def test_other_truncated_files(tmp_path: Path, rng, suffix: str) -> None:
         read_image(path)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,0 +1,315 @@
+"""Nets: what `models/<net>/` says about a net, and where its weights lie.
+
+In goes the name of a net, or a folder of the same form: `deploy.prototxt`, `net.toml`
+and, where they are small, the weights. Out come a `NetSpec`, checked key by key, and
+the path of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from fishing.errors import NetError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BLOBS = ("x5", "x6", "x7", "y8", "x8")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights file of a net, as `net.toml` records it."""
+
+    file: str  # name, without a folder
+    size: int | None  # bytes
+    sha256: str | None  # 64 hexadecimal digits in lower case
+    sources: tuple[str, ...]  # http(s) addresses known to hold the same bytes
+    licence: str  # the terms of the weights
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """A net: its files, its input and the names of its blobs."""
+
+    name: str
+    title: str  # a line that describes the net
+    folder: Path
+    prototxt: Path
+    input_size: int  # pixels: the shortest side, and of the crop from the centre
+    mean: tuple[float, float, float]  # of B, G and R, which run from 0 to 255
+    blobs: dict[str, str]  # the paper's x5, x6, x7, y8, x8 to names in the prototxt
+    weights: Weights
+
+    @property
+    def prototxt_sha256(self) -> str:
+        """SHA-256 of the prototxt's bytes."""
+        return file_sha256(self.prototxt)
+
+
+def load_net(net: str) -> NetSpec:
+    """Read the description of a net.
+
+    Parameters
+    ----------
+    net : str
+        A name that `net_names` lists, or the path of a folder of the same form. A
+        folder that shares its name with a known net is written with a slash: `./vgg16`.
+
+    Returns
+    -------
+    NetSpec
+
+    Raises
+    ------
+    NetError
+        If there is no such net, a file is missing, or `net.toml` is malformed.
+
+    Examples
+    --------
+    >>> spec = load_net("vgg16")
+    >>> spec.input_size, spec.blobs["x7"]
+    (224, 'fc7')
+    """
+    known = net_names()
+    folder = _models_folder() / net if net in known else Path(net)
+    if not net or not os.path.isdir(folder):
+        raise NetError(
+            f"expected one of the nets {', '.join(known)} or the folder of a net, "
+            f"found {net!r}; name one of these"
+        )
+    toml, prototxt = folder / "net.toml", folder / "deploy.prototxt"
+    for path in (toml, prototxt):
+        if not path.is_file():
+            raise NetError(
+                f"expected {path}, found no such file; a net's folder holds "
+                "net.toml and deploy.prototxt"
+            )
+    return _read(toml, prototxt)
+
+
+def net_names() -> list[str]:
+    """List the nets that come with the project, in alphabetical order."""
+    return sorted(path.parent.name for path in _models_folder().glob("*/net.toml"))
+
+
+def cache_folder() -> Path:
+    """Name the folder of fetched files: FISHING_HOME, or else the user's cache."""
+    home = os.environ.get("FISHING_HOME")
+    return Path(home) if home else Path(platformdirs.user_cache_dir("fishing"))
+
+
+def cached_weights(spec: NetSpec) -> Path:
+    """Name the file in the cache that the weights are fetched to."""
+    return cache_folder() / "weights" / spec.weights.file
+
+
+def weights_path(spec: NetSpec) -> Path:
+    """Find the weights of a net, beside its `net.toml` or in the cache.
+
+    The cache is open only to weights with a SHA-256 on record: without one, another
+    net's file of the same name would pass for them.
+
+    Parameters
+    ----------
+    spec : NetSpec
+
+    Returns
+    -------
+    Path
+        A file of the recorded size; its SHA-256 is not taken here.
+
+    Raises
+    ------
+    NetError
+        If there is no such file, or its size is not the recorded one.
+    """
+    weights, beside = spec.weights, spec.folder / spec.weights.file
+    cached = cached_weights(spec)
+    if beside.is_file():
+        path = beside
+    elif weights.sha256 is None:
+        raise NetError(
+            f"expected the weights of {spec.name} at {beside}, found nothing; put the "
+            "file there"
+        )
+    elif cached.is_file():
+        path = cached
+    else:
+        raise NetError(
+            f"expected the weights of {spec.name} at {beside} or {cached}, found "
+            f"nothing; run `fishing fetch {_argument(spec)}`"
+        )
+    size = path.stat().st_size
+    if weights.size is not None and size != weights.size:
+        raise NetError(
+            f"expected {weights.size} bytes in {path}, found {size}; remove it and run "
+            f"`fishing fetch {_argument(spec)}`"
+        )
+    return path
+
+
+def check_weights(spec: NetSpec, path: Path) -> str:
+    """Compare the SHA-256 of a weights file with the one on record, and return it.
+
+    Raises
+    ------
+    NetError
+        If they differ.
+    """
+    found = file_sha256(path)
+    if spec.weights.sha256 not in (None, found):
+        raise NetError(
+            f"expected SHA-256 {spec.weights.sha256} of {path}, found {found}; remove "
+            f"it and run `fishing fetch {_argument(spec)}`"
+        )
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    """Take the SHA-256 of a file, in 64 lower-case hexadecimal digits.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _models_folder() -> Path:
+    """Find models/: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "models", package.parent / "models"):
+        if folder.is_dir():
+            return folder
+    raise NetError(
+        f"expected the folder models in {package} or {package.parent}, found neither; "
+        "install fishing again"
+    )
+
+
+def _argument(spec: NetSpec) -> str:
+    """Write what the command line calls this net: its name, or else its folder."""
+    shipped = spec.folder == _models_folder() / spec.folder.name
+    return spec.folder.name if shipped else str(spec.folder)
+
+
+def _read(toml: Path, prototxt: Path) -> NetSpec:
+    try:
+        with toml.open("rb") as file:
+            found = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise NetError(f"expected TOML in {toml}, found {error}; correct it") from error
+    except OSError as error:
+        raise NetError(f"expected to read {toml}: {error.strerror}") from error
+    _check_table(toml, "", found)
+    weights = found["weights"]
+    b, g, r = (float(value) for value in found["input"]["mean"])
+    return NetSpec(
+        name=found["name"],
+        title=found["title"],
+        folder=toml.parent,
+        prototxt=prototxt,
+        input_size=found["input"]["size"],
+        mean=(b, g, r),
+        blobs={blob: found["blobs"][blob] for blob in BLOBS},
+        weights=Weights(
+            file=weights["file"],
+            size=weights.get("size"),
+            sha256=weights.get("sha256"),
+            sources=tuple(weights.get("sources", ())),
+            licence=weights.get("licence", ""),
+        ),
+    )
+
+
+def _check_table(toml: Path, table: str, values: dict[str, Any]) -> None:
+    """Hold one table of `net.toml`, and those in it, against `_KEYS`."""
+    keys, prefix = _KEYS[table], f"{table}." if table else ""
+    for key in values:
+        if key not in keys:
+            raise NetError(
+                f"{toml}: expected only the keys {', '.join(keys)} here, found "
+                f"`{prefix}{key}`; remove or correct it"
+            )
+    for key, kind in keys.items():
+        if key not in values:
+            if prefix + key in _OPTIONAL:
+                continue
+            raise NetError(
+                f"{toml}: expected `{prefix}{key}`, {kind}, found no such key; add it"
+            )
+        if not _KINDS[kind](values[key]):
+            raise NetError(
+                f"{toml}: expected `{prefix}{key}` to be {kind}, found "
+                f"{values[key]!r}; correct it"
+            )
+        if kind == "a table":
+            _check_table(toml, key, values[key])
+
+
+def _is_mean(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+    )
+
+
+def _is_sources(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(v, str) and re.fullmatch(r"https?://\S+", v) for v in value
+    )
+
+
+def _is_like(pattern: str) -> Callable[[object], bool]:
+    return lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "a table": lambda v: isinstance(v, dict),
+    "a text of one line": _is_like(r".*\S.*"),
+    "a whole number above 0": lambda v: type(v) is int and v > 0,
+    "three numbers (B, G, R)": _is_mean,
+    # Anything but a plain name could point outside the folder.
+    "a file name without a folder": _is_like(r"\w[\w.+-]*"),
+    "64 hexadecimal digits in lower case": _is_like(r"[0-9a-f]{64}"),
+    "a list of http(s) addresses": _is_sources,
+}
+_KEYS: dict[str, dict[str, str]] = {
+    "": {
+        "name": "a text of one line",
+        "title": "a text of one line",
+        "input": "a table",
+        "blobs": "a table",
+        "weights": "a table",
+    },
+    "input": {"size": "a whole number above 0", "mean": "three numbers (B, G, R)"},
+    "blobs": dict.fromkeys(BLOBS, "a text of one line"),
+    "weights": {
+        "file": "a file name without a folder",
+        "size": "a whole number above 0",
+        "sha256": "64 hexadecimal digits in lower case",
+        "sources": "a list of http(s) addresses",
+        "licence": "a text of one line",
+    },
+}
+_OPTIONAL = {f"weights.{key}" for key in ("size", "sha256", "sources", "licence")}

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fishing.cli import main
+from fishing.kernel import FEATURES
+
+COMMANDS = ["fetch", "extract", "evaluate", "info", "photographs"]
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="fishing")
+
+
+@pytest.fixture(scope="module")
+def features(devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("features") / "features.h5"
+    result = _run(
+        *("extract", "--net", "tinyalexnet", "--data", devkit, "--output", path),
+        *("--split", "trainval", "--split", "test"),
+    )
+    assert result.exit_code == 0, result.output
+    assert f"{path} trainval: 26 of 26 images, 0 failed" in result.output
+    return path
+
+
+def test_help_names_the_commands() -> None:
+    result = _run("--help")
+    assert result.exit_code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_commands(command: str) -> None:
+    result = _run(command, "--help")
+    assert result.exit_code == 0
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_info(features: Path) -> None:
+    result = _run("info", features)
+    assert "net               tinyalexnet" in result.output
+    assert "trainval: 26 images, 0 failed, 2 classes" in result.output
+    record = json.loads(_run("info", features, "--json").output)
+    assert record["splits"]["test"]["blobs"]["backward/fc7"] == 768
+
+
+def test_evaluate(features: Path, tmp_path: Path) -> None:
+    result = _run("evaluate", features, "--output", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert "trainval to test, protocol voc2007, C = 1" in result.output
+    rows = [line.split()[0] for line in result.output.splitlines()[2:-1]]
+    assert rows == list(FEATURES)
+    record = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert record["features"]["x7"]["mAP"] > 0.9  # warm against cold is easy
+    assert (tmp_path / "r" / "dW7" / "comp1_cls_test_warm.txt").is_file()
+
+
+def test_evaluate_json(features: Path, tmp_path: Path) -> None:
+    result = _run(
+        *("evaluate", features, "--output", tmp_path, "--json", "-C", 10),
+        *("--feature", "dW7", "--feature", "x7", "--protocol", "voc2012"),
+    )
+    record = json.loads(result.stdout)
+    assert list(record["features"]) == ["dW7", "x7"]
+    assert (record["C"], record["protocol"]) == (10.0, "voc2012")
+
+
+def test_extract_json_of_a_folder(devkit: Path, tmp_path: Path) -> None:
+    command = ["extract", "--net", "tinyalexnet", "--data", devkit / "JPEGImages"]
+    command += ["--output", tmp_path / "f.h5", "--json"]
+    for was_there in (False, True):
+        record = json.loads(_run(*command).stdout)
+        assert record["splits"] == [
+            {"split": "all", "n_images": 40, "n_failed": 0, "was_there": was_there}
+        ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "none.h5"], "expected a features file at 'none.h5', found none"),
+        (["extract", "--net", "lenet", "--data", "."], "expected one of the nets"),
+        (["extract", "--net", "tinyalexnet", "--data", "none"], "found none; name one"),
+        (["fetch", "lenet"], "expected one of the nets alexnet, tinyalexnet, vgg16"),
+        (["evaluate", "none.h5"], "`fishing extract` makes one"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments: list[str], message: str) -> None:
+    result = _run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("fishing: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_weights_that_were_not_fetched(devkit: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fishing", "extract", "--net", "vgg16"]
+    command += ["--split", "trainval", "--data", str(devkit)]
+    environment = {**os.environ, "FISHING_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 2
+    assert b"run `fishing fetch vgg16`" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_come_from_the_environment(devkit: Path, tmp_path: Path) -> None:
+    result = CliRunner(env={"FISHING_VOC": str(devkit)}).invoke(
+        main,
+        ["extract", "--net", "tinyalexnet", "--split", "nosplit"],
+        prog_name="fishing",
+    )
+    assert "there are: test trainval" in result.stderr
+
+
+def test_a_bar_on_a_terminal(devkit: Path, tmp_path: Path) -> None:
+    """Give the command a terminal of its own and look at what it draws."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "fishing", "extract", "--net", "tinyalexnet"]
+    command += ["--data", str(devkit), "--split", "test"]
+    command += ["--output", str(tmp_path / "f.h5"), "--batch-size", "4"]
+    process = subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL)
+    os.close(theirs)
+    drawn = b""
+    try:
+        while chunk := os.read(ours, 1000):
+            drawn += chunk
+    except OSError:  # the other end is closed
+        os.close(ours)
+    assert process.wait() == 0
+    assert b"test  [" in drawn
+    assert b"100%" in drawn

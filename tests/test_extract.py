@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fishing import extract as module
+from fishing.backends import BLOBS
+from fishing.dataset import ImageList, read_splits
+from fishing.errors import DataError, NetError, StoreError
+from fishing.extract import extract
+from fishing.nets import load_net
+from fishing.preprocess import Preprocess
+from fishing.store import FeaturesFile
+
+BAD = {
+    "empty.jpg": b"",
+    "text.png": b"this is no image\n" * 20,
+    "cut.jpg": None,  # filled from a whole one
+}
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> Path:
+    """Make a folder of 23 images, of one grey each, with bad files among them."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(20):
+        image = np.full((70, 80, 3), 10 * i, np.uint8)
+        cv2.imwrite(str(folder / f"{i:02d}.png"), image)
+    whole = cv2.imencode(".jpg", np.zeros((70, 80, 3), np.uint8))[1].tobytes()
+    for name, place in zip(BAD, (3, 4, 19), strict=True):
+        content = BAD[name]
+        file = folder / f"{place:02d}_{name}"
+        file.write_bytes(whole[:-40] if content is None else content)
+    return folder
+
+
+class _Marker:
+    """A net that hands out the grey of each image, and may break off."""
+
+    def __init__(self, stop_after: int = 10**9) -> None:
+        self.widths = dict.fromkeys(BLOBS, 2)
+        self.batches: list[int] = []
+        self.stop_after = stop_after
+        self.closed = False
+
+    def run(self, data):
+        self.batches.append(len(data))
+        if len(self.batches) > self.stop_after:
+            raise KeyboardInterrupt
+        grey = data.reshape(len(data), -1).mean(axis=1, keepdims=True)
+        return {b: np.repeat(grey + k, 2, axis=1) for k, b in enumerate(BLOBS)}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def net(monkeypatch) -> _Marker:
+    marker = _Marker()
+    monkeypatch.setattr(module, "open_backend", lambda *_, **__: marker)
+    return marker
+
+
+def _grey(split, blob: int) -> list[int]:
+    mean = np.mean([104, 117, 123])
+    return [round((v + mean - blob) / 10) for v in split.blobs[BLOBS[blob]][:, 0]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 20, 32])
+def test_each_row_belongs_to_the_id_beside_it(
+    marked: Path, tmp_path: Path, net: _Marker, batch_size: int
+) -> None:
+    path = tmp_path / "f.h5"
+    lists = read_splits(marked, [])
+    (outcome,) = extract(load_net("tinyalexnet"), lists, path, batch_size=batch_size)
+    assert (outcome.n_images, outcome.n_failed, outcome.was_there) == (23, 3, False)
+    assert max(net.batches) <= batch_size
+    assert sum(net.batches) == 20
+    assert net.closed
+    with FeaturesFile(path) as file:
+        split = file.split("all")
+        assert split.image_id == tuple(f"{i:02d}.png" for i in range(20))
+        for blob in range(len(BLOBS)):
+            assert _grey(split, blob) == list(range(20))
+        assert dict(zip(split.failed_id, split.failed_reason, strict=True)) == {
+            "03_empty.jpg": "empty file",
+            "04_text.png": "not an image that OpenCV can decode",
+            "19_cut.jpg": "truncated JPEG: no end-of-image marker",
+        }
+        assert split.failed_index.tolist() == [4, 6, 22]
+
+
+@pytest.mark.parametrize("stop_after", range(8))
+def test_interrupted_work_gives_the_same_bytes(
+    marked: Path, tmp_path: Path, monkeypatch, stop_after: int
+) -> None:
+    spec, lists = load_net("tinyalexnet"), read_splits(marked, [])
+    nets = [_Marker(), _Marker(stop_after), _Marker()]
+    monkeypatch.setattr(module, "open_backend", lambda *_, **__: nets.pop(0))
+    extract(spec, lists, tmp_path / "whole.h5", batch_size=3)
+    last = nets[-1]
+    if stop_after < 7:
+        with pytest.raises(KeyboardInterrupt):
+            extract(spec, lists, tmp_path / "f.h5", batch_size=3)
+        assert not (tmp_path / "f.h5").exists()
+    extract(spec, lists, tmp_path / "f.h5", batch_size=3)
+    assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    if stop_after < 7:
+        assert sum(last.batches) == 20 - 3 * stop_after
+
+
+def test_failures_are_reported_once(marked: Path, tmp_path: Path, net, caplog) -> None:
+    spec, lists = load_net("tinyalexnet"), read_splits(marked, [])
+    net.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        extract(spec, lists, tmp_path / "f.h5", batch_size=3)
+    net.stop_after = 100
+    extract(spec, lists, tmp_path / "f.h5", batch_size=3)
+    again = extract(spec, lists, tmp_path / "f.h5", batch_size=3)
+    assert again[0].was_there
+    assert again[0].n_failed == 3
+    for name in BAD:
+        assert sum(name in record.message for record in caplog.records) == 1
+
+
+def test_strict_stops_and_keeps_what_is_done(marked: Path, tmp_path: Path, net) -> None:
+    spec, lists = load_net("tinyalexnet"), read_splits(marked, [])
+    with pytest.raises(DataError, match=r"03_empty.jpg: empty file; --strict"):
+        extract(spec, lists, tmp_path / "f.h5", batch_size=2, strict=True)
+    net.batches.clear()
+    extract(spec, lists, tmp_path / "f.h5", batch_size=2)
+    assert sum(net.batches) == 16  # the first two batches were there
+
+
+def test_nothing_readable(tmp_path: Path, net) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(DataError, match="none of 1 can be read"):
+        extract(load_net("tinyalexnet"), read_splits(tmp_path, []), tmp_path / "f.h5")
+    assert not (tmp_path / "f.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "positive temperature"),
+        ({"temperature": float("nan")}, "positive temperature"),
+        ({"batch_size": 0}, "batch size of 1 or more"),
+    ],
+)
+def test_bad_options(marked: Path, tmp_path: Path, options, message: str) -> None:
+    lists = read_splits(marked, [])
+    with pytest.raises(NetError, match=message):
+        extract(load_net("tinyalexnet"), lists, tmp_path / "f.h5", **options)
+    assert list(tmp_path.iterdir()) == [marked]
+
+
+def test_another_temperature_is_refused(marked: Path, tmp_path: Path, net) -> None:
+    spec, lists = load_net("tinyalexnet"), read_splits(marked, [])
+    extract(spec, lists, tmp_path / "f.h5")
+    before = (tmp_path / "f.h5").read_bytes()
+    with pytest.raises(StoreError, match=r"another temperature: expected 4.0, found 2"):
+        extract(spec, lists, tmp_path / "f.h5", temperature=4.0)
+    assert (tmp_path / "f.h5").read_bytes() == before
+    extract(spec, lists, tmp_path / "f.h5", temperature=4.0, overwrite=True)
+    with FeaturesFile(tmp_path / "f.h5") as file:
+        assert file.settings["temperature"] == 4.0
+
+
+def test_images_are_not_read_far_ahead(tmp_path: Path, net, monkeypatch) -> None:
+    """Memory must not grow with the number of images."""
+    read = 0
+
+    def count(self, path):
+        nonlocal read
+        read += 1
+        return np.zeros((3, 64, 64), np.float32)
+
+    monkeypatch.setattr(Preprocess, "__call__", count)
+    ahead = []
+    run = net.run
+    net.run = lambda data: ahead.append(read - sum(net.batches)) or run(data)
+    paths = tuple(tmp_path / f"{i}.png" for i in range(500))
+    ids = tuple(p.name for p in paths)
+    lists = [ImageList("all", ids, paths)]
+    extract(load_net("tinyalexnet"), lists, tmp_path / "f.h5", batch_size=5)
+    assert max(ahead) <= 5 + 2 * 5 + 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_the_real_command_is_killed_and_taken_up(
+    devkit: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    """Kill patched Caffe's parent at work, twice, and compare the bytes."""
+    command = [sys.executable, "-m", "fishing", "extract", "--net", "tinyalexnet"]
+    command += ["--data", str(devkit), "--batch-size", "2"]
+    command += ["--split", "trainval", "--split", "test", "--output"]
+    subprocess.run([*command, tmp_path / "whole.h5"], check=True)
+    path = tmp_path / "f.h5"
+    journal = tmp_path / "f.h5.partial" / "trainval.journal"
+    for n_lines in (3, 7):
+        process = subprocess.Popen([*command, path], stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while not (journal.exists() and journal.read_bytes().count(b"\n") >= n_lines):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        os.kill(process.pid, how)
+        _, said = process.communicate()
+        assert process.returncode == (130 if how == signal.SIGINT else -how)
+        assert b"Traceback" not in said
+        assert not path.exists()
+    subprocess.run([*command, path], check=True)
+    assert path.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert not journal.parent.exists()
