@@ -16,7 +16,7 @@ help:
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --editable '.[dev]'
 	touch $@
 
 caffe-patched: .venv/installed

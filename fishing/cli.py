@@ -40,7 +40,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fishing")
 def main() -> None:
-    r"""Gradient features from deep nets.
+    """Gradient features from deep nets.
 
     The gradient of the cross-entropy between the class probabilities that a net
     predicts for an image and a uniform label represents that image (Gordo, Gaidon and
@@ -51,7 +51,7 @@ def main() -> None:
       fishing fetch vgg16
       fishing extract --net vgg16 --split trainval --split test
       fishing evaluate features.h5
-    """
+    """  # noqa: D301, click takes the line of a backspace for verbatim text
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("fishing: %(message)s"))
     logger = logging.getLogger("fishing")
@@ -141,7 +141,9 @@ def extract(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Extract paired forward and backward blobs of images into a features file.
+    """Extract gradient features of images.
+
+    Paired forward and backward blobs of each image go into one features file.
 
     Interrupted, the same command goes on where it was. Images that cannot be read are
     reported, recorded in the file, and left out.
@@ -205,7 +207,10 @@ def evaluate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train SVMs on a features file and print mean average precisions."""
+    """Train SVMs on features and measure them.
+
+    Prints average precisions, and writes them with all decision values.
+    """
     from fishing.evaluate import evaluate
     from fishing.kernel import FEATURES
     from fishing.report import format_table, write_results
@@ -232,7 +237,10 @@ def evaluate(
 @click.argument("features_file", type=click.Path(path_type=Path))
 @_json
 def info(features_file: Path, as_json: bool) -> None:
-    """Say what is in a features file, how it was made, and whether it is whole."""
+    """Say what is in a features file.
+
+    And how it was made, which images failed, and whether its parts fit together.
+    """
     from fishing.store import describe
 
     record = describe(features_file)
@@ -255,10 +263,10 @@ def info(features_file: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def photographs(folder: Path) -> None:
-    """Make the data set of twenty photographs in FOLDER, in the layout of VOC.
+    """Make a small data set to try things on.
 
-    1,200 small images cut from the photographs that scikit-image and scikit-learn
-    carry; nothing is downloaded.
+    FOLDER gets the layout of a VOC devkit: 1,200 small images cut from the photographs
+    that scikit-image and scikit-learn carry; nothing is downloaded.
     """
     from fishing.photographs import write_photographs
 

@@ -13,6 +13,7 @@ import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 from numpy.typing import NDArray
+from random_nets import random_net
 
 from fishing.backends import BLOBS, choose_backend, open_backend
 from fishing.backends.caffe import CaffeBackend
@@ -40,32 +41,13 @@ def _softmax(y: Array) -> Array:
     return e / e.sum(axis=1, keepdims=True)
 
 
-def _with_random_weights(name: str, folder: Path) -> NetSpec:
-    """Give a net weights that keep activations alive from layer to layer."""
-    spec = load_net(name)
-    net = caffe.Net(str(spec.prototxt), caffe.TEST)
-    rng = np.random.default_rng(5)
-    for layer, (weights, bias) in net.params.items():
-        fan_in = np.prod(weights.shape[1:])
-        gain = 1 / 80 if layer in ("conv1", "conv1_1") else 1
-        rng_values = rng.standard_normal(weights.shape, dtype=np.float32)
-        weights.data[...] = rng_values * np.float32(gain * np.sqrt(2 / fan_in))
-        bias.data[...] = rng.normal(0, 0.05, bias.shape)
-    file = folder / f"{name}.caffemodel"
-    net.save(str(file))
-    weights = dataclasses.replace(
-        spec.weights, file=file.name, size=None, sha256=None, sources=()
-    )
-    return dataclasses.replace(spec, folder=folder, weights=weights)
-
-
 @pytest.fixture(scope="module", params=["tinyalexnet", "alexnet", "vgg16"])
 def spec(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> NetSpec:
     if request.param == "tinyalexnet":
         return load_net("tinyalexnet")
-    return _with_random_weights(request.param, tmp_path_factory.mktemp("weights"))
+    return random_net(request.param, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

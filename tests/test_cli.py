@@ -37,6 +37,8 @@ def test_help_names_the_commands() -> None:
     assert result.exit_code == 0
     for name in COMMANDS:
         assert f"\n  {name} " in result.output
+    assert "\n    fishing evaluate features.h5\n" in result.output
+    assert "..." not in result.output.split("Commands:")[1]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
