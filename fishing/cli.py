@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,16 +26,16 @@ class _Group(click.Group):
     """A group whose commands end in one line, whatever the user's mistake."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a `FishingError` becomes one line and exit code 2."""
+        """Run a command; what goes wrong becomes one line and exit code 2."""
         try:
             return super().invoke(ctx)
-        except FishingError as error:
-            click.echo(f"fishing: {error}", err=True)
+        except (FishingError, OSError) as error:
+            if getattr(error, "errno", None) == errno.EPIPE:
+                raise  # the reader of our output left early: click ends quietly
+            click.echo(f"fishing: {' '.join(str(error).splitlines())}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo(
-                "fishing: interrupted; the same command goes on from here", err=True
-            )
+            click.echo("fishing: interrupted; run the same command again", err=True)
             ctx.exit(130)
 
 
@@ -56,6 +58,7 @@ def main() -> None:
     handler.setFormatter(logging.Formatter("fishing: %(message)s"))
     logger = logging.getLogger("fishing")
     logger.handlers = [handler]
+    warnings.filterwarnings("ignore", module="PIL")  # what matters becomes an error
 
 
 _json = click.option(
@@ -219,18 +222,18 @@ def evaluate(
         evaluation = evaluate(
             features_file, features=features or FEATURES, progress=progress, **options
         )
-    path = write_results(evaluation, output)
-    if as_json:
-        click.echo(json.dumps(evaluation.record))
-        return
     record = evaluation.record
+    if as_json:
+        write_results(evaluation, output)
+        click.echo(json.dumps(record))
+        return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     click.echo(
         f"Average precision in per cent, {record['train']} to {record['test']}, "
         f"protocol {record['protocol']}, C = {record['C']:g}"
     )
     click.echo(format_table(record, width))
-    click.echo(f"written to {path.parent}")
+    click.echo(f"written to {write_results(evaluation, output).parent}")
 
 
 @main.command()

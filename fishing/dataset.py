@@ -22,7 +22,9 @@ from fishing.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 WHOLE_FOLDER = "all"
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+MAX_CLASSES = 4000  # as many names as an attribute of HDF5 holds
+MAX_CLASS_BYTES = 200  # of a name that becomes part of a file name
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DEVKIT_NAME = re.compile(r"VOC\d{4}")
 
 
@@ -94,7 +96,8 @@ def read_splits(data: Path, splits: Iterable[str]) -> list[ImageList]:
     for name in names:
         if not _SPLIT_NAME.fullmatch(name):
             raise DataError(
-                f"a split is named by letters, digits, '_' and '-', not '{name}'"
+                "a split is named by at most 100 letters, digits, '_' and '-', "
+                f"not {name!a}"
             )
     if len(set(names)) < len(names):
         raise DataError(f"each split may be named once, found {' '.join(names)}")
@@ -115,7 +118,8 @@ def _read_voc(devkit: Path, split: str) -> ImageList:
     ids = [fields[0] for _, fields in _lines(folder / f"{split}.txt")]
     _check_ids(ids, folder / f"{split}.txt")
     suffix = f"_{split}.txt"
-    files = sorted(folder.glob(f"*{suffix}"))
+    # A file of ids alone is the list of another split, not a class.
+    files = [f for f in sorted(folder.glob(f"*{suffix}")) if len(_lines(f)[0][1]) > 1]
     columns = [_read_voc_labels(file, ids) for file in files]
     return ImageList(
         split=split,
@@ -156,6 +160,7 @@ def _read_list(folder: Path, split: str) -> ImageList:
     ids = [image_id for image_id, _ in entries]
     _check_ids(ids, file)
     classes = sorted({label for _, labels in entries for label in labels})
+    _check_classes(classes, file)
     matrix = np.array(
         [[1 if c in labels else -1 for c in classes] for _, labels in entries],
         dtype=np.int8,
@@ -181,11 +186,9 @@ def _read_folder(folder: Path) -> ImageList:
             f"expected images ({' '.join(IMAGE_SUFFIXES)}) or ImageSets/Main in "
             f"'{folder}', found neither"
         )
-    return ImageList(
-        split=WHOLE_FOLDER,
-        image_id=tuple(p.relative_to(folder).as_posix() for p in paths),
-        path=tuple(paths),
-    )
+    ids = [p.relative_to(folder).as_posix() for p in paths]
+    _check_ids(ids, folder)
+    return ImageList(split=WHOLE_FOLDER, image_id=tuple(ids), path=tuple(paths))
 
 
 def _find_image(folder: Path, image_id: str) -> Path:
@@ -193,7 +196,8 @@ def _find_image(folder: Path, image_id: str) -> Path:
     exact = folder / image_id
     if exact.suffix.lower() in IMAGE_SUFFIXES:
         return exact
-    candidates = [folder / f"{image_id}{suffix}" for suffix in IMAGE_SUFFIXES]
+    suffixes = [s for suffix in IMAGE_SUFFIXES for s in (suffix, suffix.upper())]
+    candidates = [folder / f"{image_id}{suffix}" for suffix in suffixes]
     return next((c for c in candidates if c.is_file()), candidates[0])
 
 
@@ -230,11 +234,30 @@ def _check_ids(ids: list[str], file: Path) -> None:
     seen = set()
     for image_id in ids:
         parts = PurePosixPath(image_id)
-        if parts.is_absolute() or ".." in parts.parts or "\0" in image_id:
+        if parts.is_absolute() or ".." in parts.parts or not image_id.isprintable():
             raise DataError(
-                f"{file}: expected ids below the folder of the images, "
-                f"found '{image_id}'"
+                f"{file}: expected printable ids below the folder of the images, "
+                f"found {image_id!a}"
             )
         if image_id in seen:
             raise DataError(f"{file}: expected each id once, found '{image_id}' twice")
         seen.add(image_id)
+
+
+def _check_classes(classes: list[str], file: Path) -> None:
+    """Refuse names of classes that results could not be named by."""
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{file}: expected lines 'id label...' with at most {MAX_CLASSES} classes, "
+            f"found {len(classes)}"
+        )
+    for name in classes:
+        if (
+            not name.isprintable()
+            or "/" in name
+            or len(name.encode()) > MAX_CLASS_BYTES
+        ):
+            raise DataError(
+                f"{file}: expected names of classes without '/', of at most "
+                f"{MAX_CLASS_BYTES} bytes, found {name!a}"
+            )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fishing.backends import Backend, choose_backend, open_backend
 from fishing.dataset import ImageList
-from fishing.errors import DataError, ImageError, NetError
+from fishing.errors import BackendError, DataError, ImageError, NetError
 from fishing.nets import NetSpec, check_weights, weights_path
 from fishing.preprocess import Preprocess
 from fishing.writer import FeaturesWriter
@@ -102,8 +102,11 @@ def extract(
     FishingError
         As the net, the backend and the features file have it.
     """
-    if not (temperature > 0 and np.isfinite(temperature)):
-        raise NetError(f"expected a positive temperature, found {temperature}")
+    limits = np.finfo(np.float32)
+    if not float(limits.tiny) <= temperature <= float(limits.max):
+        raise NetError(
+            f"expected a positive temperature that float32 holds, found {temperature}"
+        )
     if batch_size < 1:
         raise NetError(f"expected a batch size of 1 or more, found {batch_size}")
     preprocess = Preprocess(spec.input_size, spec.mean)
@@ -164,6 +167,7 @@ def _extract_split(
                     raise DataError(f"{message}; --strict stops at such a file")
                 _log.warning("%s; left out", message)
             blobs = net.run(data) if len(data) else {}
+            _check_finite(blobs, images.path[n_done - 1])
             writer.append(images.split, n_done, blobs, failed)
             if progress:
                 progress(images.split, n_done, len(images))
@@ -174,10 +178,22 @@ def _extract_split(
             "earlier run; mend them and start anew with --overwrite"
         )
     if n_failed == len(images):
+        writer.discard(images.split)
         raise DataError(
             f"expected images in split '{images.split}', found that none of "
-            f"{len(images)} can be read, such as '{images.path[0]}'"
+            f"{len(images)} can be read, such as '{images.path[0]}'; look there and "
+            "run the same command again"
         )
+
+
+def _check_finite(blobs: Mapping[str, NDArray[np.float32]], last: Path) -> None:
+    """Refuse values that no kernel can be made of."""
+    for name, values in blobs.items():
+        if not np.isfinite(values).all():
+            raise BackendError(
+                f"expected finite values, found NaN or infinity in {name} of the batch "
+                f"that ends with '{last}'; look at the weights and the temperature"
+            )
 
 
 @contextmanager

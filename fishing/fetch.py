@@ -177,6 +177,8 @@ def _request(url: str, part: Path, size: int | None, progress: Progress) -> None
         raise _SourceError(f"expected an http(s) address, found: {error}") from error
     except requests.RequestException as error:
         raise _BreakError(f"the connection broke: {_root(error)}") from error
+    except ValueError as error:  # urllib3's, of host names such as a..b
+        raise _SourceError(f"expected an http(s) address, found: {error}") from error
     if total is not None and done < total:
         raise _BreakError(f"the connection broke after {done} of {total} bytes")
 

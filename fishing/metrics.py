@@ -45,7 +45,7 @@ def average_precision_11point(labels: ArrayLike, scores: ArrayLike) -> float:
     if not recall.size:
         return float("nan")
     best = [precision[recall >= t].max(initial=0.0) for t in _RECALLS]
-    return float(sum(p / 11 for p in best))
+    return float(sum(best) / len(best))
 
 
 def average_precision_area(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -64,7 +64,7 @@ def average_precision_area(labels: ArrayLike, scores: ArrayLike) -> float:
     if not recall.size:
         return float("nan")
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+    return float(min(1.0, np.sum(np.diff(recall, prepend=0.0) * envelope)))
 
 
 PROTOCOLS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {

@@ -29,6 +29,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -143,13 +144,15 @@ def write_photographs(
     return folder
 
 
-def _is_there(folder: Path, record: dict[str, object]) -> bool:
+def _is_there(folder: Path, record: dict[str, Any]) -> bool:
     """Tell whether the folder holds the data set of this record, or nothing."""
+    n_expected = sum(record[f"n_{split}"] for split in ("trainval", "test"))
     try:
         found = json.loads((folder / _RECORD).read_text())
+        n_images = sum(1 for _ in (folder / "JPEGImages").iterdir())
     except (OSError, ValueError):
-        found = None
-    if found == record:
+        found, n_images = None, 0
+    if found == record and n_images == n_expected:
         return True
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataError(

@@ -1,12 +1,13 @@
 """The features file: its format (docs/format.md), and the only place that knows HDF5.
 
 In go whole splits, out comes one ``features.h5``, and from it lazy arrays. It holds no
-clock time and no string of variable length, so the same splits give the same bytes.
+clock time, so the same splits give the same bytes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,11 @@ class Rows(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows and columns."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
         ...
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
@@ -110,7 +116,16 @@ class FeaturesFile:
             self.settings = _read_settings(self._file)
             names = json.loads(self._file.attrs["splits"])
             self.splits = {name: _read_split(self._file[name]) for name in names}
-        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+            _check_widths(self.splits)
+        # h5py answers damage with any of these.
+        except (
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            OSError,
+            RuntimeError,
+        ) as error:
             self._file.close()
             raise StoreError(
                 f"{path}: expected a whole features file, found {one_line(error)}; "
@@ -178,6 +193,7 @@ def write_features(
     OSError, RuntimeError
         As h5py gives them, where the disk is full or lost.
     """
+    _reserve(path, splits)
     with h5py.File(path, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
@@ -186,6 +202,20 @@ def write_features(
         file.attrs["splits"] = json.dumps(list(splits))
         for name, split in splits.items():
             _write_split(file, name, split)
+
+
+def _reserve(path: Path, splits: Mapping[str, Split]) -> None:
+    """Find out whether the disk has room: HDF5 does not survive it when it has not."""
+    n_bytes = 2**20
+    for split in splits.values():
+        n_bytes += sum(
+            4 * rows.shape[0] * rows.shape[1] for rows in split.blobs.values()
+        )
+        for names in (split.image_id, split.failed_id, split.failed_reason):
+            n_bytes += len(names) * max(len(name.encode()) for name in ("", *names))
+        n_bytes += (len(split) + len(split.failed_id)) * (len(split.classes) + 8)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
 def _read_settings(file: h5py.File) -> dict[str, Any]:
@@ -231,24 +261,52 @@ def _read_split(group: h5py.Group) -> Split:
     split = Split(
         image_id=tuple(group["image_id"].asstr()[:]),
         labels=group["labels"][:] if labelled else None,
-        classes=tuple(group["labels"].attrs["classes"]) if labelled else (),
+        classes=tuple(map(str, group["labels"].attrs["classes"])) if labelled else (),
         blobs={name: group[name] for name in BLOBS},
         failed_id=tuple(group["failed/image_id"].asstr()[:]),
         failed_reason=tuple(group["failed/reason"].asstr()[:]),
         failed_index=group["failed/index"][:],
         failed_labels=group["failed/labels"][:] if labelled else None,
-        devkit=group.attrs["devkit"],
-        list_sha256=group.attrs["list_sha256"],
+        devkit=str(group.attrs["devkit"]),
+        list_sha256=str(group.attrs["list_sha256"]),
     )
-    counts = {name: rows.shape[0] for name, rows in split.blobs.items()}
-    if split.labels is not None:
-        counts["labels"] = len(split.labels)
-    for name, count in counts.items():
-        if count != len(split):
-            raise ValueError(
-                f"{count} rows in {group.name}/{name} for {len(split)} images"
-            )
+    _check_shapes(split, group.name)
     return split
+
+
+def _check_shapes(split: Split, name: str) -> None:
+    """Raise ValueError where the parts of a split do not fit together."""
+    n, m, n_classes = len(split), len(split.failed_id), len(split.classes)
+    found: dict[str, tuple[int, ...]] = {
+        "failed/reason": (len(split.failed_reason),),
+        "failed/index": split.failed_index.shape,
+    }
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(found, (m,))
+    if split.labels is not None and split.failed_labels is not None:
+        found |= {"labels": split.labels.shape}
+        found |= {"failed/labels": split.failed_labels.shape}
+        expected |= {"labels": (n, n_classes), "failed/labels": (m, n_classes)}
+    for blob, rows in split.blobs.items():
+        found[blob] = rows.shape
+        expected[blob] = (n, rows.shape[-1])
+        if rows.dtype != np.float32:
+            raise ValueError(f"values of type {rows.dtype} in {name}/{blob}")
+    for part, shape in found.items():
+        if shape != expected[part]:
+            raise ValueError(
+                f"a shape of {shape} in {name}/{part}, where {expected[part]} fits "
+                f"{n} images and {m} failed ones"
+            )
+    if sorted(set(split.failed_index) & set(range(n + m))) != list(split.failed_index):
+        raise ValueError(f"other places than those of {n + m} images in {name}/failed")
+
+
+def _check_widths(splits: Mapping[str, Split]) -> None:
+    """Raise ValueError where splits have blobs of different widths."""
+    for blob in BLOBS:
+        widths = {split.blobs[blob].shape[1] for split in splits.values()}
+        if len(widths) > 1:
+            raise ValueError(f"splits with {blob} of {sorted(widths)} values an image")
 
 
 def _write_strings(group: h5py.Group, name: str, values: Sequence[str]) -> None:
@@ -260,6 +318,5 @@ def _write_strings(group: h5py.Group, name: str, values: Sequence[str]) -> None:
 
 def one_line(error: BaseException) -> str:
     """Say in one line what the disk or HDF5 said in several."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).strip("'\"").splitlines()[0] if str(error) else repr(error)
+    text = getattr(error, "strerror", None) or str(error).strip("'\"") or repr(error)
+    return str(text.splitlines()[0])

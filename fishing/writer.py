@@ -13,9 +13,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -41,7 +40,7 @@ class FeaturesWriter:
     settings : mapping
         What determines the values: compared with that of the work found.
     overwrite : bool
-        Remove the file and the rows that are there, and start anew.
+        Start anew. A features file that is there stays until the new one is whole.
 
     Raises
     ------
@@ -53,42 +52,57 @@ class FeaturesWriter:
     def __init__(
         self, path: Path, settings: Mapping[str, Any], *, overwrite: bool = False
     ) -> None:
-        self.path = path
+        self.path = Path(os.path.realpath(path))
+        if self.path.is_dir() or not path.name:
+            raise StoreError(
+                f"expected the name of a file to write, found the folder '{path}'; "
+                "choose another --output"
+            )
         self._settings = dict(settings)
-        self._folder = path.with_name(path.name + ".partial")
+        self._folder = self.path.with_name(self.path.name + ".partial")
         self._splits: dict[str, _PartialSplit] = {}
         self._published: dict[str, str] = {}
         self._n_failed: dict[str, int] = {}
-        if not overwrite and path.exists():
-            with FeaturesFile(path) as file:
-                _check_settings(settings, file.settings, path)
-                self._published = {k: s.list_sha256 for k, s in file.splits.items()}
-                self._n_failed = {k: len(s.failed_id) for k, s in file.splits.items()}
-        with _disk_errors(path):
+        with _disk_errors(self.path):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self._folder / "lock")
-            try:
+        try:
+            with _disk_errors(self.path):
                 self._take_up(overwrite)
-            except BaseException:
-                self._lock.close()
-                raise
+        except BaseException:
+            self._leave()
+            raise
 
     def _take_up(self, overwrite: bool) -> None:
-        """Compare the settings with those of the rows found, or start anew."""
+        """Compare the settings with those of the work found, or start anew."""
         record = self._folder / "settings.json"
+        names = {file.name for file in self._folder.iterdir()} - {"lock"}
+        if names and "settings.json" not in names:
+            raise StoreError(
+                f"expected an interrupted extraction in {self._folder}, found other "
+                "files; move them away, or choose another --output"
+            )
         if overwrite:
-            for file in self._folder.iterdir():
-                if file.name != "lock":
-                    file.unlink()
-            self.path.unlink(missing_ok=True)
+            _check_is_hdf5(self.path)
+            for journal in self._folder.glob("*.journal"):
+                _PartialSplit.remove(journal.with_suffix(""))
+            record.unlink(missing_ok=True)
+        replaced = _identity(self.path) if overwrite else None
         if record.exists():
-            try:
-                found = json.loads(record.read_bytes())
-            except ValueError:
-                found = {}
-            _check_settings(self._settings, found, self._folder)
-        else:
-            _write_durably(record, json.dumps(self._settings).encode())
+            found = _read_record(record)
+            _check_settings(self._settings, found["settings"], self._folder)
+            replaced = found["replaced"]
+        elif self.path.exists() and not overwrite:
+            with FeaturesFile(self.path) as file:
+                _check_settings(self._settings, file.settings, self.path)
+        if not record.exists():
+            content = {"settings": self._settings, "replaced": replaced}
+            _write_durably(record, json.dumps(content).encode())
+        if self.path.exists() and _identity(self.path) != replaced:
+            with FeaturesFile(self.path) as file:
+                _check_settings(self._settings, file.settings, self.path)
+                self._published = {k: s.list_sha256 for k, s in file.splits.items()}
+                self._n_failed = {k: len(s.failed_id) for k, s in file.splits.items()}
         for name in self._published:  # a crash may have come after the publishing
             _PartialSplit.remove(self._folder / name)
 
@@ -98,8 +112,17 @@ class FeaturesWriter:
     def __exit__(self, *_: object) -> None:
         for split in self._splits.values():
             split.close()
-        if not any(self._folder.glob("*.journal")):
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let go of the lock, and of the folder unless work waits in it."""
+        with suppress(OSError):
+            names = {file.name for file in self._folder.iterdir()}
+            if names <= {"lock", "settings.json", self.path.name}:
+                for name in sorted(names - {"lock"}):
+                    (self._folder / name).unlink()
+                (self._folder / "lock").unlink()
+                self._folder.rmdir()
         self._lock.close()
 
     def pending(self, lists: Sequence[ImageList]) -> list[ImageList]:
@@ -167,6 +190,11 @@ class FeaturesWriter:
         """Count the images without a row in a split that is open or published."""
         return self._n_failed[split]
 
+    def discard(self, split: str) -> None:
+        """Forget what was appended to an open split."""
+        self._splits.pop(split).close()
+        _PartialSplit.remove(self._folder / split)
+
     def publish(self) -> None:
         """Write the features file, give it its name, and remove the rows.
 
@@ -187,9 +215,9 @@ class FeaturesWriter:
                 os.fsync(file.fileno())
             os.replace(whole, self.path)
             _sync_folder(self.path.parent)
-        for name, split in self._splits.items():
-            split.close()
-            _PartialSplit.remove(self._folder / name)
+            for name, split in self._splits.items():
+                split.close()
+                _PartialSplit.remove(self._folder / name)
 
 
 class _PartialSplit:
@@ -238,16 +266,16 @@ class _PartialSplit:
         whole = 0
         self._journal.seek(0)
         for line in self._journal.read().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            entry = json.loads(line)
-            if whole == 0:
+            entry = _parse(line)
+            if whole == 0 and "list" in entry:
                 _check_list(self._images.sha256, entry["list"], self._images.split)
-            elif entry["rows"] * self._row_bytes > n_bytes:
-                break
-            else:
+            elif (
+                whole and "rows" in entry and entry["rows"] * self._row_bytes <= n_bytes
+            ):
                 self.n_done, self._n_rows = entry["done"], entry["rows"]
                 self._failed.update({int(i): r for i, r in entry["failed"].items()})
+            else:  # torn or damaged: what comes after it does not count either
+                break
             whole += len(line)
         self._journal.truncate(whole)
         self._rows.truncate(self._n_rows * self._row_bytes)
@@ -333,21 +361,66 @@ def _check_list(expected: str, found: str, split: str) -> None:
         )
 
 
+def _parse(line: bytes) -> dict[str, Any]:
+    """Read a line of a journal; nothing where it is torn or damaged."""
+    try:
+        entry = json.loads(line) if line.endswith(b"\n") else {}
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _read_record(record: Path) -> dict[str, Any]:
+    """Read what determines the rows that wait."""
+    try:
+        found = json.loads(record.read_bytes())
+        return {"settings": dict(found["settings"]), "replaced": found["replaced"]}
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"{record}: expected the settings of an interrupted extraction, found "
+            "something else; start anew with --overwrite"
+        ) from None
+
+
+def _identity(path: Path) -> list[int] | None:
+    """Tell one file from another that gets its name later."""
+    if not path.exists():
+        return None
+    state = path.stat()
+    return [state.st_ino, state.st_size, state.st_mtime_ns]
+
+
+def _check_is_hdf5(path: Path) -> None:
+    """Refuse to overwrite what is not even a damaged features file."""
+    signature = b"\x89HDF\r\n\x1a\n"
+    if path.exists() and path.open("rb").read(len(signature)) != signature:
+        raise StoreError(
+            f"expected a features file to overwrite at {path}, found another kind of "
+            "file; move it away, or choose another --output"
+        )
+
+
 def _lock(path: Path) -> IO[str]:
     """Hold a lock file open; the system lets go of it when the process ends."""
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip()
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise StoreError(
+                f"expected to be alone in {path.parent}, found that {holder} writes "
+                "there; wait for it, or choose another --output"
+            ) from None
+        # The holder before may have removed the file that was just opened.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
         file.close()
-        raise StoreError(
-            f"expected to be alone in {path.parent}, found that process {holder} "
-            "writes there; wait for it, or choose another --output"
-        ) from None
+        path.parent.mkdir(exist_ok=True)
     file.truncate(0)
-    file.write(f"{os.getpid()} on {os.uname().nodename}\n")
+    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
     file.flush()
     return file
 
@@ -359,8 +432,8 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         raise StoreError(
-            f"{path} cannot be written: {one_line(error)}; all finished batches are "
-            "kept, and the same command goes on from there"
+            f"{path} cannot be written: {one_line(error)}; once that is mended, the "
+            "same command goes on from the last finished batch"
         ) from None
 
 

@@ -517,3 +517,12 @@ def test_a_killed_worker_is_an_error() -> None:
     with pytest.raises(BackendError, match=r"Caffe stopped: .*exit code -9"):
         backend.run(np.zeros((2, 3, 64, 64), np.float32))
     backend.close()
+
+
+def test_the_current_folder_lends_no_modules(tmp_path: Path, monkeypatch) -> None:
+    for name in ("caffe", "random", "pickle"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user')")
+    monkeypatch.chdir(tmp_path)
+    backend = _open(load_net("tinyalexnet"))
+    assert backend.widths["forward/fc6"] == 768
+    backend.close()

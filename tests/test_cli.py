@@ -142,3 +142,36 @@ def test_a_bar_on_a_terminal(devkit: Path, tmp_path: Path) -> None:
     assert process.wait() == 0
     assert b"test  [" in drawn
     assert b"100%" in drawn
+
+
+def test_what_the_system_refuses_is_one_line(features: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for arguments in (
+        ["info", tmp_path],
+        ["info", tmp_path / "file" / "f.h5"],
+        ["info", tmp_path / ("x" * 300)],
+        ["evaluate", features, "--feature", "x8", "--output", tmp_path / "file" / "r"],
+        ["extract", "--net", "tinyalexnet", "--data", tmp_path / ("x" * 300)],
+        ["extract", "--net", "tinyalexnet", "--output", "", "--data", features.parent],
+    ):
+        result = _run(*arguments)
+        assert result.exit_code == 2, (arguments, result.output, result.exception)
+        assert "Traceback" not in result.stderr
+
+
+def test_a_full_standard_output(features: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fishing", "info", str(features)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode != 0
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_early(features: Path) -> None:
+    command = f"'{sys.executable}' -m fishing info '{features}' | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True)
+    assert done.stdout == b"backend           caffe\n"
+    assert done.stderr == b""

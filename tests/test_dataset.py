@@ -82,7 +82,8 @@ def test_a_split_without_label_files(tmp_path: Path) -> None:
     [
         ({"val": "a\nb\n", "cat_val": "a 1\n"}, "none for 1 of them, the first 'b'"),
         ({"val": "a\n", "cat_val": "a 2\n"}, "line 1: expected 'id label'"),
-        ({"val": "a\n", "cat_val": "a\n"}, "line 1: expected 'id label'"),
+        ({"val": "a\nb\n", "cat_val": "a 1\nb\n"}, "line 2: expected 'id label'"),
+        ({"val": "a\x7f\n"}, "printable ids"),
         ({"val": "a\na\n"}, "'a' twice"),
         ({"val": "../a\n"}, "below the folder"),
         ({"val": "/etc/passwd\n"}, "below the folder"),
@@ -105,7 +106,7 @@ def test_binary_list(tmp_path: Path) -> None:
 
 def test_split_names(tmp_path: Path) -> None:
     folder = _devkit(tmp_path, val="a\n")
-    with pytest.raises(DataError, match="named by letters"):
+    with pytest.raises(DataError, match="named by at most 100 letters"):
         read_splits(folder, ["../val"])
     with pytest.raises(DataError, match="may be named once"):
         read_splits(folder, ["val", "val"])
@@ -164,3 +165,36 @@ def test_sha256_tells_lists_apart(tmp_path: Path) -> None:
         sums.add(first)
     assert len(sums) == len(texts)
     assert np.unique([len(s) for s in sums]).tolist() == [64]
+
+
+def test_the_list_of_another_split_is_no_class(tmp_path: Path) -> None:
+    folder = _devkit(tmp_path, val="a\n", cat_val="a 1\n", small_val="a\n")
+    (images,) = read_splits(folder, ["val"])
+    assert images.classes == ("cat",)
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "one.JPG").touch()
+    (tmp_path / "mine.txt").write_text("one\n")
+    (images,) = read_splits(tmp_path, ["mine"])
+    assert images.path[0] == tmp_path / "one.JPG"
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "bad\udcff.jpg").touch()
+    with pytest.raises(DataError, match=r"found 'bad\\udcff.jpg'"):
+        read_splits(tmp_path, [])
+
+
+@pytest.mark.parametrize("name", ["a/b", "x" * 201, "tab\x7f"])
+def test_classes_that_no_file_can_be_named_by(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.txt").write_text(f"one {name}\n")
+    with pytest.raises(DataError, match="expected names of classes"):
+        read_splits(tmp_path, ["mine"])
+
+
+def test_too_many_classes(tmp_path: Path) -> None:
+    lines = (f"image{i} class{i}\n" for i in range(4001))
+    (tmp_path / "mine.txt").write_text("".join(lines))
+    with pytest.raises(DataError, match="at most 4000 classes, found 4001"):
+        read_splits(tmp_path, ["mine"])

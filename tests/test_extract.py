@@ -14,7 +14,7 @@ import pytest
 from fishing import extract as module
 from fishing.backends import BLOBS
 from fishing.dataset import ImageList, read_splits
-from fishing.errors import DataError, NetError, StoreError
+from fishing.errors import BackendError, DataError, NetError, StoreError
 from fishing.extract import extract
 from fishing.nets import load_net
 from fishing.preprocess import Preprocess
@@ -143,8 +143,20 @@ def test_strict_stops_and_keeps_what_is_done(marked: Path, tmp_path: Path, net) 
 
 def test_nothing_readable(tmp_path: Path, net) -> None:
     (tmp_path / "a.jpg").touch()
+    spec, lists = load_net("tinyalexnet"), read_splits(tmp_path, [])
     with pytest.raises(DataError, match="none of 1 can be read"):
-        extract(load_net("tinyalexnet"), read_splits(tmp_path, []), tmp_path / "f.h5")
+        extract(spec, lists, tmp_path / "f.h5")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jpg"]
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((70, 80, 3), np.uint8))
+    assert extract(spec, lists, tmp_path / "f.h5")[0].n_failed == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite(marked: Path, tmp_path: Path, net, bad) -> None:
+    run = net.run
+    net.run = lambda data: {**run(data), "backward/fc7": np.full((len(data), 2), bad)}
+    with pytest.raises(BackendError, match="in backward/fc7 of the batch that"):
+        extract(load_net("tinyalexnet"), read_splits(marked, []), tmp_path / "f.h5")
     assert not (tmp_path / "f.h5").exists()
 
 
@@ -153,6 +165,8 @@ def test_nothing_readable(tmp_path: Path, net) -> None:
     [
         ({"temperature": 0.0}, "positive temperature"),
         ({"temperature": float("nan")}, "positive temperature"),
+        ({"temperature": 1e-40}, "positive temperature that float32 holds"),
+        ({"temperature": 1e39}, "positive temperature that float32 holds"),
         ({"batch_size": 0}, "batch size of 1 or more"),
     ],
 )

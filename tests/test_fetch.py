@@ -556,3 +556,8 @@ def test_two_fetches_at_once_are_one_download(
     assert paths == [target, target]
     assert target.read_bytes() == BODY
     assert server.asked == [("/waits", None)]
+
+
+def test_an_address_that_no_host_can_have(spec: NetSpec) -> None:
+    with pytest.raises(NetError, match="expected an http"):
+        fetch_weights(spec, "http://a..b/")

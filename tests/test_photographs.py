@@ -318,3 +318,10 @@ def test_a_failure_leaves_nothing(
 def test_a_number_out_of_range_is_named(tmp_path: Path, name: str, value: int) -> None:
     with pytest.raises(DataError, match=f"expected {name} of .* found {value}"):
         write_photographs(tmp_path / "set", **{name: value})
+
+
+def test_a_data_set_that_lost_an_image_is_not_taken_for_whole(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "p", n_trainval=40, n_test=40)
+    next((folder / "JPEGImages").iterdir()).unlink()
+    with pytest.raises(DataError, match="remove it or name another folder"):
+        write_photographs(folder, n_trainval=40, n_test=40)

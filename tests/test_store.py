@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 
 import h5py
@@ -118,6 +119,29 @@ def _damage_rows(file: h5py.File) -> None:
     file["test/backward/fc7"] = np.zeros((4, 6), np.float32)
 
 
+def _damage_axes(file: h5py.File) -> None:
+    del file["test/forward/prob"]
+    file["test/forward/prob"] = np.zeros(5, np.float32)
+
+
+def _damage_type(file: h5py.File) -> None:
+    del file["test/forward/prob"]
+    file["test/forward/prob"] = np.zeros((5, 6), np.float64)
+
+
+def _damage_reasons(file: h5py.File) -> None:
+    del file["test/failed/reason"]
+    file["test/failed/reason"] = np.array([], dtype="S1")
+
+
+def _damage_places(file: h5py.File) -> None:
+    file["test/failed/index"][:] = 99
+
+
+def _damage_classes(file: h5py.File) -> None:
+    file["test/labels"].attrs["classes"] = ["cat"]
+
+
 def _damage_failed(file: h5py.File) -> None:
     del file["test/failed"]
 
@@ -132,13 +156,18 @@ def _damage_split(file: h5py.File) -> None:
         (_damage_format, "another kind"),
         (_damage_version, "format version 99, not 1"),
         (_damage_blob, "fc7"),
-        (_damage_rows, "4 rows in /test/backward/fc7 for 5 images"),
+        (_damage_rows, r"\(4, 6\) in /test/backward/fc7, where \(5, 6\) fits 5 images"),
+        (_damage_axes, r"a shape of \(5,\) in /test/forward/prob"),
+        (_damage_type, "values of type float64 in /test/forward/prob"),
+        (_damage_reasons, r"a shape of \(0,\) in /test/failed/reason"),
+        (_damage_places, "other places than those of 6 images"),
+        (_damage_classes, r"a shape of \(5, 2\) in /test/labels"),
         (_damage_failed, "failed"),
         (_damage_split, "test"),
     ],
 )
 def test_damaged_files(tmp_path: Path, rng, damage, message: str) -> None:
-    path = write_file(tmp_path / "f.h5", test=make_split(rng, 5))
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 5, failed=(1,)))
     with h5py.File(path, "a") as file:
         damage(file)
     with pytest.raises(StoreError, match=f"whole features file.*{message}"):
@@ -150,3 +179,39 @@ def test_truncated_file(tmp_path: Path, rng) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(StoreError, match="expected an HDF5 file"):
         FeaturesFile(path)
+
+
+def test_splits_of_other_widths(tmp_path: Path, rng) -> None:
+    splits = {"trainval": make_split(rng, 5), "test": make_split(rng, 5, width=7)}
+    path = write_file(tmp_path / "f.h5", **splits)
+    with pytest.raises(StoreError, match=r"forward/pool5 of \[6, 7\] values an image"):
+        FeaturesFile(path)
+
+
+def test_a_file_that_was_cut_anywhere_is_refused(tmp_path: Path, rng) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 5, failed=(1,)))
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(StoreError) as caught:
+            describe(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_no_room_on_the_disk(tmp_path: Path, rng, monkeypatch) -> None:
+    """HDF5 does not survive a disk that fills up, so the room is taken first."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(tmp_path / "f.h5", test=make_split(rng, 5))
+
+
+def test_the_room_that_is_taken_is_enough(tmp_path: Path, rng, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("os.posix_fallocate", lambda *a: asked.append(a[2]))
+    split = make_split(rng, 3000, failed=tuple(range(100)), width=50)
+    path = write_file(tmp_path / "f.h5", test=split)
+    assert path.stat().st_size <= asked[0] <= path.stat().st_size + 2**21

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import SETTINGS
 
+from fishing import writer as writer_module
 from fishing.backends import BLOBS
 from fishing.dataset import ImageList
 from fishing.errors import StoreError
@@ -125,7 +126,7 @@ def test_unfinished_splits_outlive_the_publishing_of_others(tmp_path: Path) -> N
 def test_a_crash_after_the_renaming(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "f.h5"
     with monkeypatch.context() as patch:
-        patch.setattr("fishing.writer._PartialSplit.remove", lambda stem: 1 / 0)
+        patch.setattr("fishing.writer._PartialSplit.remove", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             _write(path, "test")
     whole = path.read_bytes()
@@ -168,14 +169,143 @@ def test_other_lists_are_refused(tmp_path: Path) -> None:
         writer.pending([_list("test", 11)])
 
 
-def test_overwrite_starts_anew(tmp_path: Path) -> None:
+def test_overwrite_starts_anew_and_keeps_the_old_file_until_then(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "f.h5"
-    whole = _write(path, "test")
+    old = _write(path, "train", "test")
     other = {**SETTINGS, "temperature": 4.0}
     with FeaturesWriter(path, other, overwrite=True) as writer:
+        assert writer.pending([_list("test")])
         writer.open_split(_list("test"), WIDTHS)
         _append(writer, "test", BATCHES[:1])
+    assert path.read_bytes() == old
+    with FeaturesWriter(path, other) as writer:  # goes on without --overwrite
+        assert writer.pending([_list("test")])
+        assert writer.open_split(_list("test"), WIDTHS) == 3
+        _append(writer, "test", BATCHES[1:], 3)
+        writer.publish()
+    with FeaturesFile(path) as file:
+        assert file.settings["temperature"] == 4.0
+        assert list(file.splits) == ["test"]
+    only_test = _write(tmp_path / "other.h5", "test")
+    assert _write(path, "test", overwrite=True) == only_test
+
+
+def test_a_crash_after_an_overwriting_loses_nothing(
+    tmp_path: Path, monkeypatch
+) -> None:
+    path = tmp_path / "f.h5"
+    _write(path, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr("fishing.writer._sync_folder", lambda _: None)
+        patch.setattr("fishing.writer._PartialSplit.close", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            _write(path, "train", overwrite=True)
+    _write(path, "test")
+    with FeaturesFile(path) as file:
+        assert list(file.splits) == ["train", "test"]
+
+
+def test_other_kinds_of_files_are_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(b"a picture")
+    for overwrite in (True, False):
+        with pytest.raises(StoreError, match="found"):
+            FeaturesWriter(path, SETTINGS, overwrite=overwrite)
+        assert path.read_bytes() == b"a picture"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(StoreError, match="found the folder"):
+        FeaturesWriter(tmp_path, SETTINGS)
+
+
+def test_a_damaged_features_file_can_be_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    whole = _write(path, "test")
+    path.write_bytes(whole[:-100])
+    with pytest.raises(StoreError, match="expected an HDF5 file"):
+        FeaturesWriter(path, SETTINGS)
     assert _write(path, "test", overwrite=True) == whole
+
+
+def test_a_folder_of_the_users_is_left_alone(tmp_path: Path) -> None:
+    thesis = tmp_path / "f.h5.partial" / "thesis" / "chapter1.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years of work")
+    for overwrite in (True, False):
+        with pytest.raises(StoreError, match="found other files; move them away"):
+            FeaturesWriter(tmp_path / "f.h5", SETTINGS, overwrite=overwrite)
+        assert thesis.read_text() == "years of work"
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "f.h5").symlink_to(tmp_path / "disk" / "real.h5")
+    _write(tmp_path / "f.h5", "test")
+    assert (tmp_path / "f.h5").is_symlink()
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["real.h5"]
+
+
+@pytest.mark.parametrize("damage", [b"garbage\n", b"{}\n", b"[1]\n", b"\0\0\n"])
+@pytest.mark.parametrize("place", range(4))
+def test_a_damaged_journal_counts_up_to_the_damage(
+    tmp_path: Path, damage: bytes, place: int
+) -> None:
+    whole = _write(tmp_path / "whole.h5", "test")
+    path = tmp_path / "f.h5"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+        _append(writer, "test", BATCHES[:3])
+    journal = tmp_path / "f.h5.partial" / "test.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:place], damage, *lines[place + 1 :]]))
+    with FeaturesWriter(path, SETTINGS) as writer:
+        done = writer.open_split(_list("test"), WIDTHS)
+        assert done == [0, *(upto for upto, _ in BATCHES)][max(place - 1, 0)]
+        _append(writer, "test", BATCHES[max(place - 1, 0) :], done)
+        writer.publish()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"settings": 1}'])
+def test_damaged_settings_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "f.h5"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+    record = tmp_path / "f.h5.partial" / "settings.json"
+    record.write_bytes(content)
+    with pytest.raises(StoreError, match="start anew with --overwrite"):
+        FeaturesWriter(path, SETTINGS)
+    record.unlink()  # rows without settings could be anybody's
+    with pytest.raises(StoreError, match="found other files"):
+        FeaturesWriter(path, SETTINGS)
+
+
+def test_a_split_is_discarded(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+        _append(writer, "test", BATCHES[:1])
+        writer.discard("test")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_published_while_one_waits_is_kept(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "f.h5"
+    lock = writer_module._lock
+
+    def late(file: Path) -> object:
+        with monkeypatch.context() as patch:
+            patch.setattr(writer_module, "_lock", lock)
+            _write(path, "train")
+        file.parent.mkdir()
+        return lock(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer_module, "_lock", late)
+        _write(path, "test")
+    with FeaturesFile(path) as file:
+        assert list(file.splits) == ["train", "test"]
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
@@ -209,3 +339,22 @@ def test_a_full_disk(tmp_path: Path) -> None:
         done = writer.open_split(_list("test"), WIDTHS)
     assert done > 0
     assert len(whole) > 400
+
+
+def test_a_disk_that_is_full_in_the_end(tmp_path: Path) -> None:
+    whole = _write(tmp_path / "whole.h5", "test")
+    path = tmp_path / "f.h5"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+        with pytest.raises(StoreError, match="written: File too large"):
+            _write(path, "test")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not path.exists()
+    with FeaturesWriter(path, SETTINGS) as writer:
+        assert writer.open_split(_list("test"), WIDTHS) == 10
+        writer.publish()
+    assert path.read_bytes() == whole

@@ -21,6 +21,11 @@ from numpy.typing import NDArray
 from fishing.errors import BackendError, FishingError
 from fishing.nets import NetSpec, weights_path
 
+# The worker sees the modules that this process sees, not those of the current folder.
+_START = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from fishing.backends.caffe_worker import main; main()"
+)
 _DEVICE = re.compile(r"cpu|gpu:\d+")
 # A fatal line of glog: F0131 12:34:56.789012 4711 net.cpp:313] Check failed: ...
 _FATAL = re.compile(r"^F\d{4,8} .*?\] (.*)$", re.MULTILINE)
@@ -62,7 +67,7 @@ class CaffeBackend:
         # For what Caffe says last, should it stop; its warnings are left out.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fishing.backends.caffe_worker"],
+            [sys.executable, "-c", _START.format(path=sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -1,4 +1,4 @@
-"""The process that runs Caffe: ``python -m fishing.backends.caffe_worker``.
+"""The process that runs Caffe, at the other end of `fishing.backends.caffe`.
 
 In come pickled messages on standard input, out go pickled answers on standard output:
 first the settings of the net, answered by the widths of its blobs; then batches,
@@ -179,7 +179,3 @@ def _squeezed(shape: list[int]) -> list[int]:
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     return shape
-
-
-if __name__ == "__main__":
-    main()
