@@ -347,6 +347,8 @@ def fetch(new: Path) -> str:
             "remove the file and try again"
         )
     with tarfile.open(tarball) as archive:
+        # What Python 3.14 does by itself; the first 3.10 and 3.11 cannot.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
         archive.extractall(
             new,
             [
@@ -507,9 +509,9 @@ def have_apt() -> None:
     names = run_quietly(["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n"])
     if not names:
         return  # no Debian: CMake names what it does not find
-    # libboost1.81-python-dev is as good as the default libboost-python-dev.
+    # libboost-python1.83-dev is as good as the default libboost-python-dev.
     have = {
-        re.sub(r"^libboost[\d.]+-", "libboost-", line.split()[1])
+        re.sub(r"^(libboost-[a-z]+)[\d.]+-dev$", r"\1-dev", line.split()[1])
         for line in names.splitlines()
         if line.startswith("installed ")
     }
@@ -587,8 +589,11 @@ def swap_in(obj: Path, stamp: str) -> None:
             text=True,
         )
         if check.returncode:
+            # Of a crash the exit code is all there is.
             raise BuildError(
-                "the built package cannot be imported:\n" + check.stderr.strip()[-2000:]
+                f"the built package cannot be imported (exit {check.returncode}; if "
+                f"libraries were replaced since the last build, remove {BUILD}):\n"
+                + check.stderr.strip()[-2000:]
             )
         sizes = {
             str(p.relative_to(package)): p.stat().st_size

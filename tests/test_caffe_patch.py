@@ -151,7 +151,7 @@ def test_no_source_at_all_says_what_to_do(build, tmp_path, monkeypatch):
 def test_missing_packages_are_named_without_root(build, monkeypatch):
     have = [name for name in build.APT if name not in ("cmake", "patch")]
     listing = "".join(f"installed {name}\n" for name in have)
-    listing = listing.replace("libboost-python-dev", "libboost1.81-python-dev")
+    listing = listing.replace("libboost-python-dev", "libboost-python1.83-dev")
     monkeypatch.setattr(build, "run_quietly", lambda *a, **k: listing)
     monkeypatch.setattr(build.os, "geteuid", lambda: 1000)
     with pytest.raises(build.BuildError) as error:
