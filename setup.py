@@ -21,6 +21,8 @@ setup(
         "click>=8.1",
         "h5py>=3.8",
         "numpy>=1.24",
+        "onnx>=1.15",
+        "onnxruntime>=1.18",
         # the library of opencv-python without its windows, which need libGL
         "opencv-python-headless>=4.6",
         "pillow>=9.5",

@@ -58,6 +58,7 @@ def main() -> None:
     handler.setFormatter(logging.Formatter("fishing: %(message)s"))
     logger = logging.getLogger("fishing")
     logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="PIL")  # what matters becomes an error
 
 
@@ -115,10 +116,11 @@ def fetch(net: str, source: str | None) -> None:
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "caffe"]),
+    type=click.Choice(["auto", "caffe", "onnx"]),
     default="auto",
     show_default=True,
-    help="What runs the net.",
+    help="What runs the net: patched Caffe or ONNX Runtime; auto takes Caffe where it "
+    "is installed and a GPU is asked for.",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="cpu, or gpu:0 and so on."
@@ -132,6 +134,20 @@ def fetch(net: str, source: str | None) -> None:
 )
 @click.option(
     "--temperature", type=float, default=2.0, show_default=True, help="tau of eq. 10."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Type of the stored values; float16 halves the file and keeps 11 bits.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["none", "lzf", "gzip"]),
+    default="none",
+    show_default=True,
+    help="Of the stored values, without loss; reading takes longer.",
 )
 @click.option("--overwrite", is_flag=True, help="Remove what is there and start anew.")
 @click.option("--strict", is_flag=True, help="Stop at an image that cannot be read.")
@@ -173,6 +189,22 @@ def extract(
             f"{split.n_images} images, {split.n_failed} failed"
             + (" (was there already)" if split.was_there else "")
         )
+
+
+@main.command()
+@click.option("--net", required=True, help="A net under models/, or a folder like one.")
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+def export(net: str, output: Path) -> None:
+    """Write a net as one ONNX graph.
+
+    OUTPUT makes all paired blobs in one call of ONNX Runtime, without this package; its
+    inputs are images and the temperature, its metadata say how images are prepared.
+    """
+    from fishing.backends.onnx_graph import export
+    from fishing.nets import load_net
+
+    export(load_net(net), output)
+    click.echo(output)
 
 
 @main.command()
@@ -234,6 +266,57 @@ def evaluate(
     )
     click.echo(format_table(record, width))
     click.echo(f"written to {write_results(evaluation, output).parent}")
+
+
+@main.command()
+@click.argument("features_file", type=click.Path(path_type=Path))
+@click.option(
+    "--temperature",
+    "temperatures",
+    type=float,
+    multiple=True,
+    required=True,
+    help="tau of eq. 10; may be repeated.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="t{tau}.h5",
+    show_default=True,
+    help="The features file to write; {tau} stands for the temperature.",
+)
+@click.option(
+    "--net", help="The net of the file, where it is none of models/: its folder."
+)
+@_json
+def temper(
+    features_file: Path,
+    temperatures: tuple[float, ...],
+    output: Path,
+    net: str | None,
+    as_json: bool,
+) -> None:
+    """Make features of other temperatures.
+
+    From those of FEATURES_FILE, without images: the activations are the same, and the
+    gradients follow from them and the weights of the last two layers.
+    """
+    from fishing.nets import load_net
+    from fishing.temper import temper
+
+    with _Progress(unit="MB", scale=1e-6) as progress:
+        paths = temper(
+            features_file,
+            output,
+            temperatures,
+            spec=load_net(net) if net else None,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps({"outputs": [str(path) for path in paths]}))
+        return
+    for path in paths:
+        click.echo(path)
 
 
 @main.command()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import EvaluationError
-from fishing.kernel import FEATURES, Kernels, feature_blobs
+from fishing.kernel import FEATURES, Kernels, feature_blobs, in_order_of_depth
 from fishing.metrics import PROTOCOLS
 from fishing.store import FeaturesFile, Split
 from fishing.svm import decision_function
@@ -85,8 +85,8 @@ def evaluate(
     EvaluationError
         If there are no labels, or features, protocol or C are not known ones.
     """
-    features = list(dict.fromkeys(features))
-    needed = [feature_blobs(name) for name in features]
+    order = in_order_of_depth(dict.fromkeys(features))
+    needed = [feature_blobs(name) for name in order]
     with FeaturesFile(path) as file:
         training, testing = file.split(train), file.split(test)
         image_id, labels = _all_labels(testing, test, training.classes)
@@ -103,18 +103,19 @@ def evaluate(
                 f"and positives in '{test}', found none"
             )
         kernels = Kernels(training, testing)
-        scores, results = {}, {}
-        for done, feature in enumerate(features):
+        scores: dict[str, NDArray[np.float64]] = dict.fromkeys(features, np.empty(0))
+        for done, feature in enumerate(order):
             kernels.keep(set().union(*needed[done:]))
             if progress:
-                progress(feature, done, len(features))
+                progress(feature, done, len(order))
             values = decision_function(*kernels(feature), train_labels[:, usable], C)
             scores[feature] = _with_failed(values, testing, usable)
-            results[feature] = _measure(
-                scores[feature], labels, training.classes, usable, protocol
-            )
+        results = {
+            feature: _measure(values, labels, training.classes, usable, protocol)
+            for feature, values in scores.items()
+        }
         if progress:
-            progress("", len(features), len(features))
+            progress("", len(order), len(order))
         record = {
             "protocol": protocol,
             "train": train,

@@ -24,6 +24,7 @@ from fishing.dataset import ImageList
 from fishing.errors import BackendError, DataError, ImageError, NetError
 from fishing.nets import NetSpec, check_weights, weights_path
 from fishing.preprocess import Preprocess
+from fishing.rows import storage_settings
 from fishing.writer import FeaturesWriter
 
 Progress = Callable[[str, int, int], None]
@@ -59,6 +60,8 @@ def extract(
     device: str = "cpu",
     batch_size: int = 32,
     temperature: float = 2.0,
+    dtype: str = "float32",
+    compression: str = "none",
     overwrite: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
@@ -75,7 +78,7 @@ def extract(
     output : Path
         The features file; it has this name once it is whole.
     backend : str
-        ``auto`` or ``caffe``.
+        ``auto``, ``caffe`` or ``onnx``; see `fishing.backends.choose_backend`.
     device : str
         ``cpu`` or ``gpu:N``.
     batch_size : int
@@ -83,6 +86,8 @@ def extract(
         rounding.
     temperature : float
         tau of eq. 10.
+    dtype, compression : str
+        How the file stores the blobs: see `fishing.rows.storage_settings`.
     overwrite : bool
         Remove the file and the interrupted work that are there.
     strict : bool
@@ -110,7 +115,7 @@ def extract(
     if batch_size < 1:
         raise NetError(f"expected a batch size of 1 or more, found {batch_size}")
     preprocess = Preprocess(spec.input_size, spec.mean)
-    backend = choose_backend(backend)
+    backend = choose_backend(backend, device)
     settings: dict[str, Any] = {
         "net": spec.name,
         "prototxt_sha256": spec.prototxt_sha256,
@@ -119,10 +124,12 @@ def extract(
         "temperature": float(temperature),
         "label": "uniform",
         "preprocess": preprocess.describe(),
+        **storage_settings(dtype, compression),
     }
     with FeaturesWriter(output, settings, overwrite=overwrite) as writer:
         pending = writer.pending(lists)
         if pending:
+            _log.info("%s runs on %s, backend %s", spec.name, device, backend)
             net = open_backend(
                 backend,
                 spec,

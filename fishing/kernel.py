@@ -1,14 +1,14 @@
 """Features by name and their kernels: eq. 12 of the paper.
 
-In go two splits of a features file, out come Gram matrices. The blobs are read a few
-columns at a time and never lie in memory whole. Each blob is l2-normalised by itself:
-activations give the linear kernel x_A . x_B, gradients the trace kernel
-Tr(A^T B) = (x_A . x_B) (g_A . g_B) of the rank-1 matrices x g^T.
+In go two splits of a features file, out come kernels. Blobs are read a panel of columns
+at a time. Each blob is l2-normalised by itself: activations give the linear kernel
+x_A . x_B, gradients the trace kernel Tr(A^T B) = (x_A . x_B) (g_A . g_B) of the rank-1
+matrices x g^T.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -45,8 +45,23 @@ FACTORS = {
     "dW8": ("forward/fc7", "backward/fc8"),
 }
 
-_PANEL_VALUES = 2**23
-_BLOCK_ROWS = 512
+# Evaluated in this order, features share what they share within few steps.
+_DEPTH = (
+    "forward/prob",
+    "forward/pool5",
+    "backward/fc6",
+    "forward/fc6",
+    "backward/fc7",
+    "forward/fc7",
+    "backward/fc8",
+    "forward/fc8",
+)
+
+# 128 MiB a panel: HDF5 is slow at reading a few columns of each row.
+_PANEL_VALUES = 2**25
+# A chunk of a compressed file has as many rows, and at most as many columns.
+_BLOCK_ROWS = 256
+_PANEL_STEP = 512
 Gram: TypeAlias = NDArray[np.float32]
 
 
@@ -80,6 +95,54 @@ def feature_blobs(name: str) -> set[str]:
     return {blob for factors in parse_feature(name) for blob in factors}
 
 
+def in_order_of_depth(features: Iterable[str]) -> list[str]:
+    """Sort features such that few Gram matrices are needed at a time.
+
+    For the eleven of table 1 those of two blobs.
+
+    Examples
+    --------
+    >>> in_order_of_depth(["x6", "x7", "x5+x6", "dW7"])
+    ['x6', 'x5+x6', 'dW7', 'x7']
+    """
+
+    def deepest_first(feature: str) -> list[int]:
+        return sorted(map(_DEPTH.index, feature_blobs(feature)), reverse=True)
+
+    return sorted(features, key=deepest_first)
+
+
+class Kernel:
+    """A kernel of which a row is computed when it is asked for.
+
+    The mean over summands of the products, entry by entry, of Gram matrices.
+
+    Parameters
+    ----------
+    summands : sequence of sequences of ndarray of float32, shape (n, m)
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n, m)
+    """
+
+    def __init__(self, summands: Sequence[Sequence[Gram]]) -> None:
+        self._summands = summands
+        self.shape = summands[0][0].shape
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float64]:
+        """Compute some rows, in float64."""
+        total = np.zeros((len(range(self.shape[0])[rows]), self.shape[1]))
+        for factors in self._summands:
+            product = factors[0][rows].astype(np.float64)
+            for gram in factors[1:]:
+                product *= gram[rows]
+            total += product
+        total /= len(self._summands)
+        return total
+
+
 class Kernels:
     """The kernels of two splits, with the Gram matrices that features share.
 
@@ -93,7 +156,7 @@ class Kernels:
         self._train, self._test = train, test
         self._grams: dict[str, tuple[Gram, Gram]] = {}
 
-    def __call__(self, feature: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def __call__(self, feature: str) -> tuple[NDArray[np.float64], Kernel]:
         """Compute the kernel of one feature.
 
         A sum is the concatenation of its normalised parts, scaled back to unit norm:
@@ -107,7 +170,8 @@ class Kernels:
         Returns
         -------
         K_train : ndarray of float64, shape (n_train, n_train)
-        K_test : ndarray of float64, shape (n_test, n_train)
+        K_test : Kernel, shape (n_test, n_train)
+            Sliced by rows.
 
         Raises
         ------
@@ -115,15 +179,16 @@ class Kernels:
             If the feature is unknown or a blob holds a value that is not finite.
         """
         summands = parse_feature(feature)
-        n_train, n_test = len(self._train), len(self._test)
-        K_train, K_test = np.zeros((n_train, n_train)), np.zeros((n_test, n_train))
-        for factors in summands:
-            for K, which in ((K_train, 0), (K_test, 1)):
-                product = np.full_like(K, 1 / len(summands))
-                for blob in factors:
-                    product *= self._gram(blob)[which]
-                K += product
-        return K_train, K_test
+        train, test = (
+            Kernel(
+                [[self._gram(blob)[which] for blob in factors] for factors in summands]
+            )
+            for which in (0, 1)
+        )
+        K_train = np.empty(train.shape)
+        for block in row_blocks(len(K_train)):
+            K_train[block] = train[block]
+        return K_train, test
 
     def keep(self, blobs: set[str]) -> None:
         """Forget the Gram matrices of all other blobs."""
@@ -132,84 +197,76 @@ class Kernels:
     def _gram(self, blob: str) -> tuple[Gram, Gram]:
         if blob not in self._grams:
             train, test = self._train.blobs[blob], self._test.blobs[blob]
-            scales = (_inverse_norms(train, blob), _inverse_norms(test, blob))
-            self._grams[blob] = (
-                symmetric_gram(train, scales[0]),
-                cross_gram(test, train, scales[1], scales[0]),
+            self._grams[blob] = gram_matrices(
+                train, test, _inverse_norms(train, blob), _inverse_norms(test, blob)
             )
         return self._grams[blob]
 
 
-def symmetric_gram(rows: Rows, scale: NDArray[np.float32]) -> Gram:
-    """Inner products of the scaled rows with each other.
+def gram_matrices(
+    train: Rows,
+    test: Rows,
+    train_scale: NDArray[np.float64],
+    test_scale: NDArray[np.float64],
+) -> tuple[Gram, Gram]:
+    """Inner products of scaled rows, among those of train and of test with train.
 
     Parameters
     ----------
-    rows : array_like of float32, shape (n, d)
-        Sliced a few columns at a time.
-    scale : ndarray of float32, shape (n,)
+    train, test : array_like of float32, shape (n, d) and (m, d)
+        Sliced a panel of columns at a time.
+    train_scale, test_scale : ndarray of float64, shape (n,) and (m,)
 
     Returns
     -------
     ndarray of float32, shape (n, n)
+    ndarray of float32, shape (m, n)
     """
-    n, d = rows.shape
-    K = np.zeros((n, n), np.float32, order="F")
-    for columns in _panels(n, d):
-        panel = _panel(rows, columns, scale)
-        K = ssyrk(1.0, panel.T, trans=1, beta=1.0, c=K, lower=1, overwrite_c=1)
-    for start in range(0, n, _BLOCK_ROWS):  # syrk leaves the upper triangle alone
-        stop = min(start + _BLOCK_ROWS, n)
-        block = K[start:stop, start:stop]
-        block += np.tril(block, -1).T
-        K[start:stop, stop:] = K[stop:, start:stop].T
-    return K.T
-
-
-def cross_gram(
-    rows: Rows,
-    others: Rows,
-    scale: NDArray[np.float32],
-    others_scale: NDArray[np.float32],
-) -> Gram:
-    """Inner products of the scaled rows with the scaled rows of others.
-
-    Parameters
-    ----------
-    rows, others : array_like of float32, shape (n, d) and (m, d)
-        Sliced a few columns at a time.
-    scale, others_scale : ndarray of float32, shape (n,) and (m,)
-
-    Returns
-    -------
-    ndarray of float32, shape (n, m)
-    """
-    (n, d), m = rows.shape, others.shape[0]
-    K = np.zeros((m, n), np.float32, order="F")
+    (n, d), m = train.shape, test.shape[0]
+    # BLAS wants columns one after the other: these are the transposes.
+    K_train = np.zeros((n, n), np.float32, order="F")
+    K_test = np.zeros((n, m), np.float32, order="F")
     for columns in _panels(max(n, m), d):
-        a = _panel(others, columns, others_scale)
-        b = _panel(rows, columns, scale)
-        K = sgemm(1.0, a.T, b.T, trans_a=1, beta=1.0, c=K, overwrite_c=1)
-    return K.T
+        a = _panel(train, columns, train_scale)
+        b = _panel(test, columns, test_scale)
+        K_train = ssyrk(1.0, a.T, trans=1, beta=1.0, c=K_train, lower=1, overwrite_c=1)
+        K_test = sgemm(1.0, a.T, b.T, trans_a=1, beta=1.0, c=K_test, overwrite_c=1)
+    for block in row_blocks(n):  # syrk leaves the upper triangle alone
+        corner = K_train[block, block]
+        corner += np.tril(corner, -1).T
+        K_train[block, block.stop :] = K_train[block.stop :, block].T
+    return K_train.T, K_test.T
+
+
+def row_blocks(n: int) -> Iterator[slice]:
+    """Cut n rows into blocks that are small beside a kernel."""
+    return (slice(i, min(i + _BLOCK_ROWS, n)) for i in range(0, n, _BLOCK_ROWS))
 
 
 def _panels(n: int, d: int) -> Iterator[slice]:
     """Cut d columns so that a panel of n rows holds a bounded number of values."""
-    width = max(1, _PANEL_VALUES // max(n, 1))
+    width = _PANEL_VALUES // max(n, 1) // _PANEL_STEP * _PANEL_STEP or _PANEL_STEP
     return (slice(j, min(j + width, d)) for j in range(0, d, width))
 
 
-def _panel(rows: Rows, columns: slice, scale: NDArray[np.float32]) -> Gram:
-    return np.ascontiguousarray(rows[:, columns]) * scale[:, None]
+def _panel(rows: Rows, columns: slice, scale: NDArray[np.float64]) -> Gram:
+    """Scale some columns; shape (n, columns)."""
+    panel = np.empty((len(scale), columns.stop - columns.start), np.float32)
+    for block in row_blocks(len(scale)):  # else there would be a second panel, unscaled
+        values, factor = rows[block, columns], scale[block, None]
+        # In float64: the inverse of a small norm may be too large for float32.
+        np.multiply(values, factor, out=panel[block], casting="same_kind")
+    return panel
 
 
-def _inverse_norms(rows: Rows, blob: str) -> NDArray[np.float32]:
+def _inverse_norms(rows: Rows, blob: str) -> NDArray[np.float64]:
     """1 / ||row||_2, and 0 for a row of zeros; shape (n,)."""
     n = rows.shape[0]
     squares = np.empty(n)
-    for start in range(0, n, _BLOCK_ROWS):
-        block = rows[start : start + _BLOCK_ROWS].astype(np.float64)
-        squares[start : start + _BLOCK_ROWS] = np.einsum("ij,ij->i", block, block)
+    for block in row_blocks(n):
+        values = rows[block]
+        # In float64 no square of a float32 overflows or vanishes.
+        squares[block] = np.einsum("ij,ij->i", values, values, dtype=np.float64)
     if not np.isfinite(squares).all():
         bad = int(np.flatnonzero(~np.isfinite(squares))[0])
         raise EvaluationError(
@@ -217,5 +274,4 @@ def _inverse_norms(rows: Rows, blob: str) -> NDArray[np.float32]:
             "extract the features anew, or look at the weights of the net"
         )
     norms = np.sqrt(squares)
-    inverse = np.divide(1, norms, out=np.zeros(n), where=norms > 0)
-    return inverse.astype(np.float32)
+    return np.divide(1, norms, out=np.zeros(n), where=norms > 0)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,28 +19,11 @@ from numpy.typing import NDArray
 
 from fishing.backends import BLOBS
 from fishing.errors import StoreError
+from fishing.rows import Rows as Rows
+from fishing.rows import open_rows, row_bytes, write_rows
 
 FORMAT = "fishing-features"
 FORMAT_VERSION = 1
-_COPY_ROWS = 256
-
-
-class Rows(Protocol):
-    """What can be sliced like an array of shape (n, d), be it in a file."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows and columns."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the values."""
-        ...
-
-    def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        """Read a part."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -185,7 +168,8 @@ def write_features(
     ----------
     path : Path
     settings : mapping
-        How the values were made; becomes the attributes of the file.
+        How the values were made and, as `fishing.rows.storage_settings` says it, how
+        they are stored; becomes the attributes of the file.
     splits : mapping of str to Split
 
     Raises
@@ -193,7 +177,7 @@ def write_features(
     OSError, RuntimeError
         As h5py gives them, where the disk is full or lost.
     """
-    _reserve(path, splits)
+    _reserve(path, settings, splits)
     with h5py.File(path, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
@@ -201,16 +185,16 @@ def write_features(
             file.attrs[key] = json.dumps(value) if isinstance(value, dict) else value
         file.attrs["splits"] = json.dumps(list(splits))
         for name, split in splits.items():
-            _write_split(file, name, split)
+            _write_split(file, name, split, settings)
 
 
-def _reserve(path: Path, splits: Mapping[str, Split]) -> None:
+def _reserve(
+    path: Path, settings: Mapping[str, Any], splits: Mapping[str, Split]
+) -> None:
     """Find out whether the disk has room: HDF5 does not survive it when it has not."""
     n_bytes = 2**20
     for split in splits.values():
-        n_bytes += sum(
-            4 * rows.shape[0] * rows.shape[1] for rows in split.blobs.values()
-        )
+        n_bytes += sum(row_bytes(rows, settings) for rows in split.blobs.values())
         for names in (split.image_id, split.failed_id, split.failed_reason):
             n_bytes += len(names) * max(len(name.encode()) for name in ("", *names))
         n_bytes += (len(split) + len(split.failed_id)) * (len(split.classes) + 8)
@@ -231,8 +215,10 @@ def _read_settings(file: h5py.File) -> dict[str, Any]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in attrs.items()}
 
 
-def _write_split(file: h5py.File, name: str, split: Split) -> None:
-    """Write one group, a few rows at a time."""
+def _write_split(
+    file: h5py.File, name: str, split: Split, settings: Mapping[str, Any]
+) -> None:
+    """Write one group."""
     group = file.create_group(name)
     group.attrs["list_sha256"] = split.list_sha256
     group.attrs["devkit"] = split.devkit
@@ -245,9 +231,7 @@ def _write_split(file: h5py.File, name: str, split: Split) -> None:
         group["labels"].attrs["classes"] = list(split.classes)
         group["failed/labels"] = split.failed_labels
     for blob, rows in split.blobs.items():
-        dataset = group.create_dataset(blob, shape=rows.shape, dtype="<f4")
-        for start in range(0, len(split), _COPY_ROWS):
-            dataset[start : start + _COPY_ROWS] = rows[start : start + _COPY_ROWS]
+        write_rows(group, blob, rows, settings)
 
 
 def _read_split(group: h5py.Group) -> Split:
@@ -262,7 +246,7 @@ def _read_split(group: h5py.Group) -> Split:
         image_id=tuple(group["image_id"].asstr()[:]),
         labels=group["labels"][:] if labelled else None,
         classes=tuple(map(str, group["labels"].attrs["classes"])) if labelled else (),
-        blobs={name: group[name] for name in BLOBS},
+        blobs={name: open_rows(group[name]) for name in BLOBS},
         failed_id=tuple(group["failed/image_id"].asstr()[:]),
         failed_reason=tuple(group["failed/reason"].asstr()[:]),
         failed_index=group["failed/index"][:],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import sklearn
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 from sklearn.svm import SVC
 
 from fishing.errors import EvaluationError
+from fishing.kernel import Kernel
+
+_BLOCK_ROWS = 256
 
 
 def decision_function(
     K_train: NDArray[np.float64],
-    K_test: NDArray[np.float64],
+    K_test: NDArray[np.float64] | Kernel,
     labels: NDArray[np.int8],
     C: float = 1.0,
 ) -> NDArray[np.float64]:
@@ -30,7 +34,8 @@ def decision_function(
     Parameters
     ----------
     K_train : ndarray of float64, shape (n_train, n_train)
-    K_test : ndarray of float64, shape (n_test, n_train)
+    K_test : ndarray of float64 or Kernel, shape (n_test, n_train)
+        Sliced a few rows at a time.
     labels : ndarray of int8, shape (n_train, n_classes)
         1, -1 or 0 (neither).
     C : float
@@ -56,8 +61,7 @@ def decision_function(
     """
     if not (C > 0 and np.isfinite(C)):
         raise EvaluationError(f"expected a positive C, found {C}")
-    if not (np.isfinite(K_train).all() and np.isfinite(K_test).all()):
-        raise EvaluationError("expected a finite kernel, found NaN or infinity in it")
+    _check_finite(K_train)
     for column, y in enumerate(labels.T):
         if not ((y > 0).any() and (y < 0).any()):
             raise EvaluationError(
@@ -65,20 +69,45 @@ def decision_function(
                 f"{int((y > 0).sum())} and {int((y < 0).sum())} for class {column}"
             )
     K_train = np.ascontiguousarray(K_train, dtype=np.float64)
+    n_train, n_classes = labels.shape
+    coefficients, intercepts = np.zeros((n_train, n_classes)), np.zeros(n_classes)
+    numbers_all = _numbers_all_samples()
 
-    def fit_and_decide(y: NDArray[np.int8]) -> NDArray[np.float64]:
-        kept = np.flatnonzero(y)
-        # A sample_weight of 0 would leave support_ misnumbered: scikit-learn #27763.
-        K = K_train if len(kept) == len(y) else K_train[np.ix_(kept, kept)]
+    def fit(column: int) -> None:
+        y = labels[:, column]
         svm = SVC(kernel="precomputed", C=C)
+        # With weights LIBSVM reads the one kernel in place; else each class needs a
+        # copy of the part without label 0.
         with sklearn.config_context(assume_finite=True):  # checked once, above
-            svm.fit(K, y[kept])
-        support = kept[svm.support_]
-        values: NDArray[np.float64] = (
-            K_test[:, support] @ svm.dual_coef_[0] + svm.intercept_[0]
-        )
-        return values
+            svm.fit(K_train, np.where(y > 0, 1, -1), sample_weight=np.abs(y))
+        support = svm.support_ if numbers_all else np.flatnonzero(y)[svm.support_]
+        coefficients[support, column] = svm.dual_coef_[0]
+        intercepts[column] = svm.intercept_[0]
 
     # LIBSVM lets go of Python's lock, so threads are enough and share the kernel.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.stack(list(pool.map(fit_and_decide, labels.T)), axis=1)
+        list(pool.map(fit, range(n_classes)))
+    values = np.empty((K_test.shape[0], n_classes))
+    for start in range(0, len(values), _BLOCK_ROWS):
+        block = K_test[start : start + _BLOCK_ROWS]
+        _check_finite(block)
+        values[start : start + _BLOCK_ROWS] = block @ coefficients + intercepts
+    return values
+
+
+def _check_finite(K: NDArray[np.float64]) -> None:
+    """Raise an EvaluationError where there is a NaN or an infinity."""
+    # Unlike isfinite, these need no second matrix.
+    if not (np.isfinite(K.min(initial=0)) and np.isfinite(K.max(initial=0))):
+        raise EvaluationError("expected a finite kernel, found NaN or infinity in it")
+
+
+@cache
+def _numbers_all_samples() -> bool:
+    """Find out whether SVC.support_ counts the samples of weight 0.
+
+    So far it numbers the others only (scikit-learn #27763).
+    """
+    svm = SVC(kernel="precomputed")
+    svm.fit(np.eye(3), [1, 1, -1], sample_weight=[0, 1, 1])
+    return int(svm.support_.max()) == 2

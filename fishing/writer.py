@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from fishing.dataset import ImageList
 from fishing.errors import StoreError
-from fishing.store import FeaturesFile, Rows, Split, one_line, write_features
+from fishing.rows import Rows, with_storage
+from fishing.store import FeaturesFile, Split, one_line, write_features
 
 
 class FeaturesWriter:
@@ -38,7 +39,8 @@ class FeaturesWriter:
     path : Path
         The features file; rows wait in ``<path>.partial`` beside it.
     settings : mapping
-        What determines the values: compared with that of the work found.
+        What determines the values and how they are stored: compared with that of the
+        work found.
     overwrite : bool
         Start anew. A features file that is there stays until the new one is whole.
 
@@ -211,10 +213,7 @@ class FeaturesWriter:
                     write_features(whole, self._settings, {**old.splits, **new})
             else:
                 write_features(whole, self._settings, new)
-            with whole.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(whole, self.path)
-            _sync_folder(self.path.parent)
+            put_in_place(whole, self.path)
             for name, split in self._splits.items():
                 split.close()
                 _PartialSplit.remove(self._folder / name)
@@ -340,11 +339,29 @@ class _PartialSplit:
         self._journal.close()
 
 
+def put_in_place(whole: Path, path: Path) -> None:
+    """Give a file that is whole its name, so that no power cut can tear it.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or lost.
+    """
+    with whole.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(whole, path)
+    _sync_folder(path.parent)
+
+
 def _check_settings(
     expected: Mapping[str, Any], found: Mapping[str, Any], path: Path
 ) -> None:
-    """Refuse to mix rows that were made in different ways, and say in which."""
-    for key, value in expected.items():
+    """Refuse to mix rows that were made in different ways, and say in which.
+
+    How they are stored counts too, since the whole file is stored in one way.
+    """
+    found = with_storage(found)
+    for key, value in with_storage(expected).items():
         if value != found.get(key):
             raise StoreError(
                 f"{path} was made with another {key}: expected {value}, found "

@@ -316,6 +316,38 @@ def test_old_input_forms_and_loose_layers(tmp_path: Path) -> None:
             np.testing.assert_array_equal(blobs[name], plain[name])
 
 
+@pytest.mark.parametrize("bias", ["true", "false"])
+@pytest.mark.parametrize("trunk", ["frozen", "none"])
+def test_nothing_to_learn_below_the_head(tmp_path: Path, trunk, bias) -> None:
+    """Caffe skips a backward pass that it believes nobody needs."""
+    head = _head(("fc6", "fc7"), "ReLU", in_place=True)
+    head = head.replace("num_output", f"bias_term: {bias} num_output")
+    text = TRUNK
+    if trunk == "none":
+        start, end = (
+            text.index('layer { name: "conv"'),
+            text.index('layer { name: "pool5"'),
+        )
+        text = text[:start] + text[end:].replace('bottom: "conv"', 'bottom: "data"')
+    plain = _own_net(tmp_path / "a", text + head)
+    frozen = text.replace(
+        'top: "conv"', 'top: "conv" param { lr_mult: 0 } param { lr_mult: 0 }'
+    )
+    spec = _own_net(tmp_path / "b", frozen + head)
+    net = caffe.Net(
+        str(plain.prototxt), str(plain.folder / "own.caffemodel"), caffe.TEST
+    )
+    W7, W8 = (net.params[layer][0].data.astype(np.float64) for layer in ("fc7", "fc8"))
+    blobs = _run(spec)
+    g8 = (_softmax(blobs["forward/fc8"].astype(np.float64) / TAU) - 1 / 5) / TAU
+    g7 = (g8 @ W8) * (blobs["forward/fc7"] > 0)
+    g6 = (g7 @ W7) * (blobs["forward/fc6"] > 0)
+    for layer, g in (("fc8", g8), ("fc7", g7), ("fc6", g6)):
+        found = blobs[f"backward/{layer}"]
+        assert np.abs(g).max() > 0
+        np.testing.assert_allclose(found, g, atol=1e-5 * np.abs(g).max())
+
+
 def test_no_needless_work(tmp_path: Path) -> None:
     """Caffe must not go below y6, nor compute gradients of weights."""
     spec = load_net("tinyalexnet")
@@ -337,9 +369,10 @@ def test_no_needless_work(tmp_path: Path) -> None:
     net.backward()
     for name in ("data", "conv1", "conv5", "pool5", "prob"):
         assert (net.blobs[name].diff == 7).all(), name
-    for params in net.params.values():
-        for param in params:
-            assert (param.diff == 7).all()
+    for layer, params in net.params.items():
+        for i, param in enumerate(params):
+            if (layer, i) != ("fc6", 1):  # the bias that makes Caffe go back at all
+                assert (param.diff == 7).all(), layer
     assert (net.blobs["fc6@fc6"].diff != 7).all()
 
 
@@ -398,6 +431,43 @@ def _refused(
 def test_heads_that_do_not_fit(change: dict[str, str], message: str) -> None:
     spec = load_net("tinyalexnet")
     blobs = {**spec.blobs, **change}
+    _refused(dataclasses.replace(spec, blobs=blobs), NetError, message)
+
+
+def test_names_that_our_own_layers_would_like(tmp_path: Path) -> None:
+    head = _head(("fc6", "fc7"), "ReLU", in_place=True)
+    plain = _run(_own_net(tmp_path / "a", TRUNK + head))
+    text = (TRUNK + head).replace('top: "prob"', 'top: "loss"')
+    text = text.replace('name: "conv"', 'name: "data"').replace(
+        'name: "data" type: "Input"', 'name: "in" type: "Input"'
+    )
+    toml = _own_net(tmp_path / "b", text).folder / "net.toml"
+    toml.write_text(toml.read_text().replace('x8 = "prob"', 'x8 = "loss"'))
+    blobs = _run(load_net(str(toml.parent)))
+    for name in BLOBS:
+        np.testing.assert_array_equal(blobs[name], plain[name])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('bottom: "fc8" top: "prob"', "", "axis 0"),
+        ("num_output: 10", "axis: 2 num_output: 10", "axis 2"),
+    ],
+)
+def test_axes_that_do_not_fit(tmp_path: Path, old, new, message) -> None:
+    text = TRUNK + _head(("fc6", "fc7"), "ReLU", in_place=True)
+    spec = _own_net(tmp_path / "n", text)
+    new = new or f"{old} softmax_param {{ axis: 0 }}"
+    spec.prototxt.write_text(text.replace(old, new))
+    _refused(spec, NetError, message)
+
+
+def test_x5_that_is_no_input_of_the_head() -> None:
+    """In-place layers share a name: the walk down must not go round in a circle."""
+    spec = load_net("tinyalexnet")
+    blobs = {**spec.blobs, "x5": "fc6"}
+    message = "to feed the inner product above it, found 'pool5'"
     _refused(dataclasses.replace(spec, blobs=blobs), NetError, message)
 
 
@@ -504,8 +574,7 @@ def test_a_gpu_in_a_cpu_build() -> None:
 
 
 def test_unknown_backends() -> None:
-    assert choose_backend("auto") == "caffe"
-    with pytest.raises(BackendError, match="expected a backend of: auto caffe"):
+    with pytest.raises(BackendError, match="expected a backend of: auto caffe onnx"):
         choose_backend("theano")
 
 

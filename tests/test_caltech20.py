@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from fishing.dataset import read_splits
 from fishing.evaluate import evaluate
 from fishing.extract import extract
@@ -12,14 +14,22 @@ from fishing.kernel import FEATURES
 from fishing.nets import load_net
 
 
-def test_table(shared: Path, tmp_path: Path) -> None:
+def _table(shared: Path, output: Path, backend: str) -> dict[str, float]:
+    """Mean average precisions in per cent."""
+    lists = read_splits(shared / "data" / "caltech20", ["trainval", "test"])
+    outcome = extract(load_net("tinyalexnet"), lists, output, backend=backend)
+    assert [(o.n_images, o.n_failed) for o in outcome] == [(600, 0), (595, 0)]
+    record = evaluate(output, protocol="voc2007").record
+    assert record["source"]["backend"] == backend
+    return {name: 100 * r["mAP"] for name, r in record["features"].items()}
+
+
+def test_tables(shared: Path, tmp_path: Path) -> None:
     provenance = (shared / "models" / "tinyalexnet" / "PROVENANCE.md").read_text()
     reference = dict(re.findall(r"((?:[xyd]W?\d\+?)+) (\d+\.\d)[,.]", provenance))
     assert list(reference) == list(FEATURES)
 
-    lists = read_splits(shared / "data" / "caltech20", ["trainval", "test"])
-    outcome = extract(load_net("tinyalexnet"), lists, tmp_path / "features.h5")
-    assert [(o.n_images, o.n_failed) for o in outcome] == [(600, 0), (595, 0)]
-    results = evaluate(tmp_path / "features.h5", protocol="voc2007").record["features"]
-    for feature, expected in reference.items():
-        assert abs(100 * results[feature]["mAP"] - float(expected)) < 0.3, feature
+    caffe = _table(shared, tmp_path / "caffe.h5", "caffe")
+    assert caffe == pytest.approx({k: float(v) for k, v in reference.items()}, abs=0.3)
+    onnx = _table(shared, tmp_path / "onnx.h5", "onnx")
+    assert onnx == pytest.approx(caffe, abs=0.01)

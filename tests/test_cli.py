@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from fishing.cli import main
 from fishing.kernel import FEATURES
 
-COMMANDS = ["fetch", "extract", "evaluate", "info", "photographs"]
+COMMANDS = ["fetch", "extract", "evaluate", "export", "temper", "info", "photographs"]
 
 
 def _run(*arguments: object) -> Result:
@@ -173,5 +173,5 @@ def test_a_full_standard_output(features: Path) -> None:
 def test_a_reader_that_leaves_early(features: Path) -> None:
     command = f"'{sys.executable}' -m fishing info '{features}' | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True)
-    assert done.stdout == b"backend           caffe\n"
+    assert done.stdout.startswith(b"backend ")
     assert done.stderr == b""

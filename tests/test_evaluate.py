@@ -57,6 +57,19 @@ def test_record(path: Path) -> None:
     assert record["features"]["x7"]["mAP"] > record["features"]["x5"]["mAP"]
 
 
+def test_progress_and_the_order_of_features(path: Path) -> None:
+    calls = []
+    features = ["x7", "x5+x6", "x5", "x7"]
+    outcome = evaluate(path, features=features, progress=lambda *a: calls.append(a))
+    assert [done for _, done, _ in calls] == [0, 1, 2, 3]
+    assert {total for *_, total in calls} == {3}
+    assert {name for name, *_ in calls} == {*features, ""}
+    assert list(outcome.record["features"]) == features[:3]
+    assert list(outcome.scores) == features[:3]
+    alone = evaluate(path, features=["x7"])
+    np.testing.assert_array_equal(outcome.scores["x7"], alone.scores["x7"])
+
+
 def test_images_that_failed_rank_last_in_their_places(path: Path) -> None:
     outcome = evaluate(path, features=["x7"])
     assert outcome.image_id == tuple(f"im{i:04d}" for i in range(42))

@@ -209,13 +209,14 @@ def test_images_are_not_read_far_ahead(tmp_path: Path, net, monkeypatch) -> None
     assert max(ahead) <= 5 + 2 * 5 + 1
 
 
+@pytest.mark.parametrize("backend", ["caffe", "onnx"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_the_real_command_is_killed_and_taken_up(
-    devkit: Path, tmp_path: Path, how: signal.Signals
+    devkit: Path, tmp_path: Path, how: signal.Signals, backend: str
 ) -> None:
-    """Kill patched Caffe's parent at work, twice, and compare the bytes."""
+    """Kill an extraction at work, twice, and compare the bytes."""
     command = [sys.executable, "-m", "fishing", "extract", "--net", "tinyalexnet"]
-    command += ["--data", str(devkit), "--batch-size", "2"]
+    command += ["--data", str(devkit), "--batch-size", "2", "--backend", backend]
     command += ["--split", "trainval", "--split", "test", "--output"]
     subprocess.run([*command, tmp_path / "whole.h5"], check=True)
     path = tmp_path / "f.h5"

@@ -6,7 +6,13 @@ from conftest import make_split
 
 from fishing import kernel
 from fishing.errors import EvaluationError
-from fishing.kernel import FEATURES, Kernels, parse_feature
+from fishing.kernel import (
+    FEATURES,
+    Kernels,
+    feature_blobs,
+    in_order_of_depth,
+    parse_feature,
+)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -39,23 +45,55 @@ def test_kernels_equal_explicit_features(rng, feature: str) -> None:
     train, test = make_split(rng, 13), make_split(rng, 7)
     K_train, K_test = Kernels(train, test)(feature)
     a, b = _explicit(train, feature), _explicit(test, feature)
-    assert K_train.dtype == K_test.dtype == np.float64
+    assert K_train.dtype == K_test[:].dtype == np.float64
+    assert K_test.shape == (7, 13)
     np.testing.assert_allclose(K_train, a @ a.T, atol=3e-7)
-    np.testing.assert_allclose(K_test, b @ a.T, atol=3e-7)
+    np.testing.assert_allclose(K_test[:], b @ a.T, atol=3e-7)
+    np.testing.assert_array_equal(K_test[2:100], K_test[:][2:])
 
 
 def test_panels_and_blocks_change_nothing(rng, monkeypatch) -> None:
     train, test = make_split(rng, 30, width=50), make_split(rng, 20, width=50)
     whole = Kernels(train, test)("dW7")
     monkeypatch.setattr(kernel, "_PANEL_VALUES", 30 * 7)
+    monkeypatch.setattr(kernel, "_PANEL_STEP", 7)
     monkeypatch.setattr(kernel, "_BLOCK_ROWS", 8)
     for part, expected in zip(Kernels(train, test)("dW7"), whole, strict=True):
-        np.testing.assert_allclose(part, expected, atol=1e-6)
+        np.testing.assert_allclose(part[:], expected[:], atol=1e-6)
+        assert not (part[:] == expected[:]).all()  # sums were cut elsewhere
+
+
+def test_the_order_of_depth_keeps_two_blobs_at_a_time() -> None:
+    order = in_order_of_depth(FEATURES)
+    assert sorted(order) == sorted(FEATURES)
+    seen: set[str] = set()
+    for i, feature in enumerate(order):
+        seen |= feature_blobs(feature)
+        assert len(seen & set().union(*map(feature_blobs, order[i:]))) <= 2
+
+
+def test_features_share_gram_matrices(rng, monkeypatch) -> None:
+    split = make_split(rng, 5)
+    kernels, computed = Kernels(split, split), []
+    gram_matrices = kernel.gram_matrices
+
+    def count(*args):
+        computed.append(args)
+        return gram_matrices(*args)
+
+    monkeypatch.setattr(kernel, "gram_matrices", count)
+    for feature in ("x6", "x5+x6", "x6+x7", "dW7"):
+        kernels(feature)
+    assert len(computed) == 4
+    kernels.keep({"forward/fc7"})
+    kernels("x7")
+    kernels("x6")
+    assert len(computed) == 5
 
 
 def test_tiny_and_huge_values_are_normalised(rng) -> None:
     split = make_split(rng, 5)
-    for name, factor in (("forward/fc6", 1e-30), ("backward/fc7", 1e18)):
+    for name, factor in (("forward/fc6", 1e-41), ("backward/fc7", 5e37)):
         split.blobs[name][:] *= np.float32(factor)
     K, _ = Kernels(split, split)("dW7")
     np.testing.assert_allclose(np.diag(K), 1, atol=1e-6)

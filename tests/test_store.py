@@ -11,7 +11,9 @@ from conftest import SETTINGS, make_split, write_file
 
 from fishing.backends import BLOBS
 from fishing.errors import StoreError
-from fishing.store import FeaturesFile, describe
+from fishing.kernel import Kernels
+from fishing.rows import STORAGE, storage_settings
+from fishing.store import FeaturesFile, Split, describe, write_features
 
 
 def test_what_is_written_is_read(tmp_path: Path, rng) -> None:
@@ -215,3 +217,155 @@ def test_the_room_that_is_taken_is_enough(tmp_path: Path, rng, monkeypatch) -> N
     split = make_split(rng, 3000, failed=tuple(range(100)), width=50)
     path = write_file(tmp_path / "f.h5", test=split)
     assert path.stat().st_size <= asked[0] <= path.stat().st_size + 2**21
+
+
+# --- how blobs are stored ---------------------------------------------------------
+
+ALL_STORAGE = [(d, c) for d in STORAGE["dtype"] for c in STORAGE["compression"]]
+
+
+def _sparse(rng, n: int, width: int = 1200, largest: float = 1) -> Split:
+    """Make a split with the zeros of a ReLU and values over ten powers of ten."""
+    blobs = {}
+    for blob in BLOBS:
+        values = 10 ** rng.uniform(-8, 0, (n, width)) * rng.choice([-1, 1], (n, width))
+        values[rng.random((n, width)) < 0.7] = 0
+        blobs[blob] = (values * largest).astype(np.float32)
+    return make_split(rng, n, blobs=blobs)
+
+
+def _write(path: Path, split: Split, dtype: str, compression: str) -> Path:
+    settings = {**SETTINGS, **storage_settings(dtype, compression)}
+    write_features(path, settings, {"test": split})
+    return path
+
+
+@pytest.mark.parametrize(("dtype", "compression"), ALL_STORAGE)
+@pytest.mark.parametrize("n", [1, 255, 600])
+def test_whatever_the_storage_float32_is_read(
+    tmp_path: Path, rng, dtype: str, compression: str, n: int
+) -> None:
+    split = _sparse(rng, n)
+    path = _write(tmp_path / "f.h5", split, dtype, compression)
+    error = 2**-11 if dtype == "float16" else 0
+    with FeaturesFile(path) as file:
+        for blob, expected in split.blobs.items():
+            rows = file.split("test").blobs[blob]
+            assert rows.shape == expected.shape
+            assert rows.dtype == np.float32
+            for key in (slice(None), slice(0, 2), (slice(None), slice(500, 700)), 0):
+                assert rows[key].dtype == np.float32
+                np.testing.assert_allclose(rows[key], expected[key], rtol=error, atol=0)
+
+
+@pytest.mark.parametrize(("dtype", "compression"), ALL_STORAGE)
+def test_any_hdf5_library_can_read_it(
+    tmp_path: Path, rng, dtype: str, compression: str
+) -> None:
+    split = _sparse(rng, 600)
+    path = _write(tmp_path / "f.h5", split, dtype, compression)
+    with h5py.File(path) as file:
+        dataset = file["test/backward/fc6"]
+        assert dataset.dtype == dtype
+        assert str(dataset.compression).lower() == compression
+        found = dataset[:] * np.float32(dataset.attrs.get("scale", 1))
+        expected = split.blobs["backward/fc6"][:]
+        np.testing.assert_allclose(found, expected, rtol=2**-11, atol=0)
+    again = _write(tmp_path / "g.h5", split, dtype, compression)
+    assert again.read_bytes() == path.read_bytes()
+    plain = _write(tmp_path / "p.h5", split, dtype, "none")
+    assert compression == "none" or path.stat().st_size < 0.7 * plain.stat().st_size
+
+
+@pytest.mark.parametrize(("dtype", "compression"), ALL_STORAGE)
+def test_kernels_hardly_depend_on_the_storage(
+    tmp_path: Path, rng, dtype: str, compression: str
+) -> None:
+    split = _sparse(rng, 300, largest=1e-6)
+    path = _write(tmp_path / "f.h5", split, dtype, compression)
+    with FeaturesFile(path) as file:
+        found = Kernels(file.split("test"), file.split("test"))
+        for a, b in zip(found("dW7"), Kernels(split, split)("dW7"), strict=True):
+            error = 1e-3 if dtype == "float16" else 0
+            np.testing.assert_allclose(a[:], b[:], rtol=0, atol=error)
+
+
+def test_the_default_leaves_no_trace(tmp_path: Path, rng) -> None:
+    assert storage_settings() == storage_settings("float32", "none") == {}
+    with h5py.File(write_file(tmp_path / "f.h5", test=make_split(rng, 5))) as file:
+        assert not {"dtype", "compression"} & set(file.attrs)
+        for blob in BLOBS:
+            assert file["test"][blob].chunks is None
+            assert list(file["test"][blob].attrs) == []
+
+
+@pytest.mark.parametrize("largest", [0, 1e-38, 1e-9, 1.99999, 1.9999, 65519, 3e38])
+def test_float16_has_a_scale_for_any_values(tmp_path: Path, rng, largest) -> None:
+    split = _sparse(rng, 20, largest=largest)
+    path = _write(tmp_path / "f.h5", split, "float16", "none")
+    with FeaturesFile(path) as file:
+        for blob, expected in split.blobs.items():
+            found = file.split("test").blobs[blob][:]
+            smallest = np.abs(expected).max() * 2**-29
+            np.testing.assert_allclose(found, expected, rtol=2**-11, atol=smallest / 2)
+        again = _write(tmp_path / "again.h5", file.split("test"), "float16", "none")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_float16_rounded_up_to_the_next_power_of_two(tmp_path: Path, rng) -> None:
+    """The scale must not change when what was rounded is written once more."""
+    ones = np.full((3, 6), np.nextafter(np.float32(2), np.float32(1)))
+    split = make_split(rng, 3, blobs=dict.fromkeys(BLOBS, ones))
+    path = _write(tmp_path / "f.h5", split, "float16", "none")
+    with FeaturesFile(path) as file:
+        assert (file.split("test").blobs["backward/fc6"][:] == 2).all()
+        again = _write(tmp_path / "again.h5", file.split("test"), "float16", "none")
+    assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("compression", ["lzf", "gzip"])
+def test_a_split_without_rows(tmp_path: Path, rng, compression: str) -> None:
+    split = make_split(rng, 0, failed=(0, 1))
+    path = _write(tmp_path / "f.h5", split, "float16", compression)
+    with FeaturesFile(path) as file:
+        assert file.split("test").blobs["forward/fc6"].shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"dtype": "float64"}, "expected a dtype of: float32 float16; found 'float64'"),
+        (
+            {"compression": "zip"},
+            "expected a compression of: none lzf gzip; found 'zip",
+        ),
+    ],
+)
+def test_unknown_storage(choice, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        storage_settings(**choice)
+
+
+@pytest.mark.parametrize("scale", [None, 0.0, -1.0, np.nan, np.inf])
+def test_float16_without_a_scale(tmp_path: Path, rng, scale) -> None:
+    path = _write(tmp_path / "f.h5", make_split(rng, 5), "float16", "none")
+    with h5py.File(path, "a") as file:
+        del file["test/forward/fc7"].attrs["scale"]
+        if scale is not None:
+            file["test/forward/fc7"].attrs["scale"] = np.float32(scale)
+    with pytest.raises(StoreError, match=r"whole features file.*scale"):
+        FeaturesFile(path)
+
+
+@pytest.mark.parametrize(("dtype", "compression"), ALL_STORAGE)
+def test_the_room_that_is_taken_is_enough_for_any_storage(
+    tmp_path: Path, rng, monkeypatch, dtype: str, compression: str
+) -> None:
+    asked = []
+    monkeypatch.setattr("os.posix_fallocate", lambda *a: asked.append(a[2]))
+    noise = rng.integers(0, 2**32, (384, 768), np.uint32).view(np.float32)
+    blobs = dict.fromkeys(BLOBS, np.nan_to_num(noise))
+    path = _write(
+        tmp_path / "f.h5", make_split(rng, 384, blobs=blobs), dtype, compression
+    )
+    assert path.stat().st_size <= asked[0]

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.svm import SVC
 
+from fishing import svm as module
 from fishing.errors import EvaluationError
 from fishing.svm import decision_function
 
@@ -25,6 +28,43 @@ def test_equals_one_svc_per_class_without_the_difficult_images(rng, C: float) ->
         svm.fit(K_train[np.ix_(keep, keep)], y[keep])
         expected = svm.decision_function(K_test[:, keep])
         np.testing.assert_allclose(values[:, j], expected, atol=1e-9)
+
+
+def test_either_numbering_of_support_vectors(rng, monkeypatch) -> None:
+    # scikit-learn numbers them without the samples of weight 0, and may stop to do so.
+    problem = _problem(rng)
+    expected = decision_function(*problem)
+    numbers_all = module._numbers_all_samples()
+
+    class OtherSVC(SVC):
+        def fit(self, X, y, sample_weight):
+            super().fit(X, y, sample_weight)
+            kept = np.flatnonzero(sample_weight)
+            support = self.support_
+            self.support_ = (
+                np.searchsorted(kept, support) if numbers_all else kept[support]
+            )
+            return self
+
+    monkeypatch.setattr(module, "SVC", OtherSVC)
+    module._numbers_all_samples.cache_clear()
+    try:
+        assert module._numbers_all_samples() != numbers_all
+        np.testing.assert_array_equal(decision_function(*problem), expected)
+    finally:
+        module._numbers_all_samples.cache_clear()
+
+
+def test_the_kernel_is_not_copied(rng) -> None:
+    K_train, K_test, labels = _problem(rng, n=1000, m=30)
+    decision_function(K_train, K_test, labels)
+    tracemalloc.start()
+    try:
+        decision_function(K_train, K_test, labels)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < K_train.nbytes / 4
 
 
 def test_positives_score_higher(rng) -> None:
@@ -54,6 +94,10 @@ def test_bad_kernels_and_labels(rng) -> None:
     bad[0, 0] = np.nan
     with pytest.raises(EvaluationError, match="finite kernel"):
         decision_function(bad, K_test, labels)
+    bad = K_test.copy()
+    bad[-1, -1] = -np.inf
+    with pytest.raises(EvaluationError, match="finite kernel"):
+        decision_function(K_train, bad, labels)
     labels[:, 2] = np.minimum(labels[:, 2], 0)
     with pytest.raises(EvaluationError, match=r"found 0 and .* for class 2"):
         decision_function(K_train, K_test, labels)

@@ -12,6 +12,7 @@ from fishing import writer as writer_module
 from fishing.backends import BLOBS
 from fishing.dataset import ImageList
 from fishing.errors import StoreError
+from fishing.rows import storage_settings
 from fishing.store import FeaturesFile
 from fishing.writer import FeaturesWriter
 
@@ -358,3 +359,44 @@ def test_a_disk_that_is_full_in_the_end(tmp_path: Path) -> None:
         assert writer.open_split(_list("test"), WIDTHS) == 10
         writer.publish()
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [storage_settings("float16"), storage_settings(compression="gzip")],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_storage_is_refused(tmp_path: Path, storage, finished: bool) -> None:
+    """Also where the one or the other is the default, which no file records."""
+    (key,) = storage
+    for i, (first, second) in enumerate([(storage, {}), ({}, storage)]):
+        path = tmp_path / f"{i}.h5"
+        with FeaturesWriter(path, {**SETTINGS, **first}) as writer:
+            done = writer.open_split(_list("test"), WIDTHS)
+            if finished:
+                _append(writer, "test", done=done)
+                writer.publish()
+        with pytest.raises(StoreError, match=f"made with another {key}: expected "):
+            FeaturesWriter(path, {**SETTINGS, **second})
+        with FeaturesWriter(path, {**SETTINGS, **first}):
+            pass
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_split_is_added_to_rounded_ones(
+    tmp_path: Path, monkeypatch, compression: str
+) -> None:
+    """What was rounded once must not be rounded again."""
+    settings = {**SETTINGS, **storage_settings("float16", compression)}
+    monkeypatch.setitem(globals(), "SETTINGS", settings)
+    rng = np.random.default_rng(2)
+    noise = {b: rng.normal(size=(20, 3)).astype(np.float32) for b in BLOBS}
+
+    def blobs(start: int, n: int) -> dict[str, np.ndarray]:
+        return {b: values[start : start + n] for b, values in noise.items()}
+
+    monkeypatch.setitem(globals(), "_blobs", blobs)
+    both = _write(tmp_path / "both.h5", "train", "test")
+    path = tmp_path / "f.h5"
+    _write(path, "train")
+    assert _write(path, "test") == both

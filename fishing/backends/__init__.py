@@ -6,7 +6,8 @@ they have in a features file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -60,17 +61,38 @@ class Backend(Protocol):
         ...
 
 
-def choose_backend(name: str) -> str:
+def choose_backend(name: str, device: str = "cpu") -> str:
     """Find the backend that ``auto`` stands for; other names must be known ones.
+
+    That is patched Caffe where a GPU is asked for and Caffe can be imported, and ONNX
+    Runtime anywhere else.
+
+    Parameters
+    ----------
+    name : str
+        ``auto``, ``caffe`` or ``onnx``.
+    device : str
+        ``cpu`` or ``gpu:N``.
+
+    Returns
+    -------
+    str
+        ``caffe`` or ``onnx``.
 
     Raises
     ------
     BackendError
         If there is no backend of that name.
     """
-    if name not in ("auto", "caffe"):
-        raise BackendError(f"expected a backend of: auto caffe; found '{name}'")
-    return "caffe"
+    if name not in ("auto", "caffe", "onnx"):
+        raise BackendError(f"expected a backend of: auto caffe onnx; found '{name}'")
+    if name != "auto":
+        return name
+    if device == "cpu":
+        return "onnx"
+    caffe = importlib.util.find_spec("caffe")
+    # A mere folder of that name has no origin.
+    return "caffe" if caffe is not None and caffe.origin else "onnx"
 
 
 def open_backend(
@@ -97,9 +119,14 @@ def open_backend(
     NetError
         If the weights are missing or the net has no head that fits.
     """
-    from fishing.backends.caffe import CaffeBackend
+    # Each is imported where it is asked for: the other's libraries may be missing.
+    maker: Callable[..., Backend]
+    if name == "caffe":
+        from fishing.backends.caffe import CaffeBackend
 
-    makers = {"caffe": CaffeBackend}
-    return makers[name](
-        spec, temperature=temperature, batch_size=batch_size, device=device
-    )
+        maker = CaffeBackend
+    else:
+        from fishing.backends.onnx import OnnxBackend
+
+        maker = OnnxBackend
+    return maker(spec, temperature=temperature, batch_size=batch_size, device=device)

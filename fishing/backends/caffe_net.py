@@ -7,17 +7,21 @@ Imported where pycaffe is: in the worker process of the Caffe backend.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
+from fishing.backends.head import (
+    ancestors,
+    check_softmax,
+    find_head,
+    separate_in_place,
+)
 from fishing.errors import BackendError, NetError
 
-# Layers that hand on the values they get (dropout does so when a net is tested).
-_SAME_VALUES = {"Dropout", "Flatten", "Reshape"}
 # How many parameter blobs the other layers have that a head may hold.
 _N_PARAMS = {"BatchNorm": 3, "PReLU": 1}
 
@@ -71,8 +75,9 @@ def gradient_net(
     A ``SoftmaxWithLoss`` with temperature tau, uniform label and no normalisation is
     put on the logits, so that its ``diff`` is (softmax(y8 / tau) - 1/P) / tau (eq. 10).
     Caffe itself is told to stop below y6 (``propagate_down``) and to compute no
-    gradients of weights (``lr_mult: 0``). In the head each in-place layer gets a blob
-    of its own, so that no y_k is overwritten by x_k.
+    gradients of weights (``lr_mult: 0``) but that of fc6's bias: without something to
+    learn Caffe would not go back at all. In the head each in-place layer gets a blob of
+    its own, so that no y_k is overwritten by x_k.
 
     Parameters
     ----------
@@ -95,22 +100,19 @@ def gradient_net(
     param = caffe_pb2.NetParameter()
     param.CopyFrom(deploy)
     _input_layer(param, batch_size, input_size)
-    for blob in blobs.values():
-        _producer(param, blob)  # refuses names that the net has not
-    _separate_in_place(param, blobs["x5"])
-    softmax = _producer(param, blobs["x8"])
-    if softmax.type != "Softmax" or list(softmax.bottom) != [blobs["y8"]]:
-        raise NetError(
-            f"expected x8 '{blobs['x8']}' to be the Softmax of y8 '{blobs['y8']}', "
-            f"found the {softmax.type} of {' '.join(softmax.bottom) or 'nothing'}"
-        )
-    head = _Head(param, blobs)
+    separate_in_place(param.layer, blobs["x5"])
+    check_softmax(param.layer, blobs)
+    head = find_head(param.layer, blobs)
+    y6, y7, y8 = (layer.top[0] for layer in head.inner_products)
+    n_readers = sum(y6 in layer.bottom for layer in param.layer)
+    if n_readers != 1:
+        raise NetError(f"expected one layer to read '{y6}', found {n_readers}")
     for layer in head.layers:
         _without_weight_gradients(layer)
+    # The cheapest thing to learn; layers further down may be frozen.
+    head.inner_products[0].param[-1].lr_mult = 1
     head.inner_products[0].propagate_down[:] = [False]
-    head.after_y6.propagate_down[:] = [True]
-    y6, y7, y8 = (layer.top[0] for layer in head.inner_products)
-    _keep_ancestors(param, blobs["x8"])
+    _keep(param, ancestors(param.layer, [blobs["x8"]]))
     _add_loss(param, y8, temperature)
     taps = {
         "forward/pool5": Tap(blobs["x5"], "data"),
@@ -123,61 +125,6 @@ def gradient_net(
         "backward/fc8": Tap(y8, "diff"),
     }
     return GradientNet(param, param.layer[0].top[0], taps)
-
-
-class _Head:
-    """The chain of layers from x5 to y8, walked from its end."""
-
-    def __init__(self, param: Any, blobs: Mapping[str, str]) -> None:
-        self._param = param
-        self.layers: list[Any] = []
-        y8 = self._inner_product(blobs["y8"], "y8", pass_through=False)
-        y7 = self._below(y8, blobs, "x7")
-        y6 = self._below(y7, blobs, "x6")
-        self._same_values(y6.bottom[0], blobs["x5"], "x5")
-        self.inner_products = (y6, y7, y8)
-        consumers = [layer for layer in param.layer if y6.top[0] in layer.bottom]
-        if len(consumers) != 1:
-            raise NetError(
-                f"expected one layer to read '{y6.top[0]}', found {len(consumers)}"
-            )
-        self.after_y6 = consumers[0]
-
-    def _below(self, layer: Any, blobs: Mapping[str, str], x: str) -> Any:
-        """Find the inner product that x, the input of `layer`, comes from."""
-        self._same_values(layer.bottom[0], blobs[x], x)
-        return self._inner_product(blobs[x], x, pass_through=True)
-
-    def _same_values(self, blob: str, wanted: str, x: str) -> None:
-        """Walk down from `blob` to `wanted` through layers that change no value."""
-        while blob != wanted:
-            layer = _producer(self._param, blob)
-            if layer.type not in _SAME_VALUES:
-                raise NetError(
-                    f"expected '{wanted}' ({x}) to feed the inner product above it, "
-                    f"found '{layer.name}' ({layer.type}) between them"
-                )
-            self.layers.append(layer)
-            blob = layer.bottom[0]
-
-    def _inner_product(self, blob: str, x: str, *, pass_through: bool) -> Any:
-        """Walk down from `blob` to the inner product that it is made from."""
-        layer = _producer(self._param, blob)
-        while layer.type != "InnerProduct":
-            if (
-                not pass_through
-                or len(layer.bottom) != 1
-                or len(layer.top) != 1
-                or (layer.type in ("Convolution", "Pooling", "Input"))
-            ):
-                raise NetError(
-                    f"expected {x} to come from an InnerProduct layer, found "
-                    f"'{layer.name}' ({layer.type})"
-                )
-            self.layers.append(layer)
-            layer = _producer(self._param, layer.bottom[0])
-        self.layers.append(layer)
-        return layer
 
 
 def _input_layer(param: Any, batch_size: int, input_size: int) -> None:
@@ -198,40 +145,20 @@ def _input_layer(param: Any, batch_size: int, input_size: int) -> None:
     for field in ("input", "input_shape", "input_dim"):
         param.ClearField(field)
     shape = caffe_pb2.BlobShape(dim=[batch_size, 3, input_size, input_size])
-    layer = caffe_pb2.LayerParameter(name="data", type="Input", top=tops)
+    name = _free_name(param, "data")
+    layer = caffe_pb2.LayerParameter(name=name, type="Input", top=tops)
     layer.input_param.shape.append(shape)
-    _insert_first(param, layer)
+    _keep(param, [layer, *param.layer])
 
 
-def _insert_first(param: Any, first: Any) -> None:
-    """Put a layer before all others."""
-    layers = [first, *param.layer]
+def _keep(param: Any, layers: Sequence[Any]) -> None:
+    """Make `layers` the layers of a net."""
     copies = [
-        caffe_pb2.LayerParameter.FromString(p.SerializeToString()) for p in layers
+        caffe_pb2.LayerParameter.FromString(layer.SerializeToString())
+        for layer in layers
     ]
     del param.layer[:]
     param.layer.extend(copies)
-
-
-def _producer(param: Any, blob: str) -> Any:
-    """Find the layer that writes `blob` last."""
-    layers = [layer for layer in param.layer if blob in layer.top]
-    if not layers:
-        raise NetError(f"expected a blob '{blob}' in the net, found none of that name")
-    return layers[-1]
-
-
-def _separate_in_place(param: Any, x5: str) -> None:
-    """Give each layer above `x5` a top of its own; the last writer keeps the name."""
-    start = list(param.layer).index(_producer(param, x5)) + 1
-    head = param.layer[start:]
-    last = {top: layer.name for layer in head for top in layer.top}
-    current: dict[str, str] = {}
-    for layer in head:
-        layer.bottom[:] = [current.get(bottom, bottom) for bottom in layer.bottom]
-        for i, top in enumerate(layer.top):
-            current[top] = top if last[top] == layer.name else f"{top}@{layer.name}"
-            layer.top[i] = current[top]
 
 
 def _without_weight_gradients(layer: Any) -> None:
@@ -248,22 +175,10 @@ def _without_weight_gradients(layer: Any) -> None:
     )
 
 
-def _keep_ancestors(param: Any, blob: str) -> None:
-    """Drop all layers that `blob` does not depend on."""
-    needed, kept = {blob}, []
-    for layer in reversed(param.layer):
-        if needed.intersection(layer.top):
-            needed.update(layer.bottom)
-            kept.append(caffe_pb2.LayerParameter.FromString(layer.SerializeToString()))
-    del param.layer[:]
-    param.layer.extend(reversed(kept))
-
-
 def _add_loss(param: Any, y8: str, temperature: float) -> None:
     """Put the cross-entropy with the uniform label on the logits."""
-    loss = param.layer.add(
-        name="loss", type="SoftmaxWithLoss", bottom=[y8], top=["loss"]
-    )
+    name = _free_name(param, "loss")
+    loss = param.layer.add(name=name, type="SoftmaxWithLoss", bottom=[y8], top=[name])
     try:
         loss.softmax_param.temperature = temperature
         loss.loss_param.uniform_label = True
@@ -273,3 +188,12 @@ def _add_loss(param: Any, y8: str, temperature: float) -> None:
             "SoftmaxWithLoss has no temperature; run `make caffe-patched`"
         ) from None
     loss.loss_param.normalization = caffe_pb2.LossParameter.NONE
+
+
+def _free_name(param: Any, name: str) -> str:
+    """Find a name like `name` that no layer and no blob has."""
+    taken = {layer.name for layer in param.layer}
+    taken.update(top for layer in param.layer for top in layer.top)
+    while name in taken:
+        name += "_"
+    return name

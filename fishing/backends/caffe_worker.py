@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import BackendError, FishingError, NetError
+from fishing.backends.caffe_files import fit_weights, read_weights
+from fishing.errors import BackendError, FishingError
 
 
 def main() -> None:
@@ -100,7 +101,13 @@ class CaffeNet:
             file.write(str(self._derived.param))
             file.flush()
             self._net = caffe.Net(file.name, caffe.TEST)
-        _check_weights(self._net, weights)
+        # Caffe would leave a layer that the file has not as it was made, and abort at
+        # parameters of another shape.
+        shapes = {
+            name: [list(param.shape) for param in params]
+            for name, params in self._net.params.items()
+        }
+        fit_weights(weights, read_weights(weights), shapes)
         self._net.copy_from(str(weights))
         self.widths = {
             name: int(np.prod(self._net.blobs[tap.blob].shape[1:]))
@@ -138,44 +145,3 @@ def _set_device(caffe: Any, device: str) -> None:
         )
     caffe.set_device(int(device.removeprefix("gpu:")))
     caffe.set_mode_gpu()
-
-
-def _check_weights(net: Any, weights: Path) -> None:
-    """Compare a caffemodel with the net: what Caffe leaves out, and where it aborts.
-
-    Layers that the file does not have would keep the numbers they were made with.
-    """
-    from caffe.proto import caffe_pb2
-    from google.protobuf.message import DecodeError
-
-    model = caffe_pb2.NetParameter()
-    try:
-        model.ParseFromString(weights.read_bytes())
-    except DecodeError as error:
-        raise NetError(f"{weights}: expected a caffemodel, found {error}") from None
-    found = {p.name: p.blobs for p in [*model.layers, *model.layer] if p.blobs}
-    for name, params in net.params.items():
-        expected = [list(param.shape) for param in params]
-        shapes = [_shape(blob) for blob in found.get(name, ())]
-        sizes = [int(np.prod(shape)) for shape in shapes]
-        lengths = [len(b.data) or len(b.double_data) for b in found.get(name, ())]
-        fits = [_squeezed(s) for s in shapes] == [_squeezed(s) for s in expected]
-        if not fits or lengths != sizes:
-            raise NetError(
-                f"{weights}: expected parameters of shapes {expected} for layer "
-                f"'{name}', found {shapes or 'none'}"
-            )
-
-
-def _shape(blob: Any) -> list[int]:
-    """Read the shape of a BlobProto, in the current form or the old one of 4 axes."""
-    if blob.HasField("shape"):
-        return list(blob.shape.dim)
-    return [blob.num, blob.channels, blob.height, blob.width]
-
-
-def _squeezed(shape: list[int]) -> list[int]:
-    """Drop leading ones: the old form pads every shape to 4 axes with them."""
-    while len(shape) > 1 and shape[0] == 1:
-        shape = shape[1:]
-    return shape

@@ -1,0 +1,178 @@
+"""How the rows of a blob lie in an HDF5 dataset: their type and their compression.
+
+In goes what can be sliced like an array of float32, out of a dataset comes the same. A
+dataset of float16 carries its ``scale``, a power of two: value = stored * scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.errors import StoreError
+
+#: The choices of how blobs are stored, each with its default first.
+STORAGE = {"dtype": ("float32", "float16"), "compression": ("none", "lzf", "gzip")}
+
+_FILTERS: dict[str, dict[str, Any]] = {
+    # Shuffling would scatter the zeros of a ReLU, of which LZF makes the most.
+    "lzf": {"compression": "lzf"},
+    # Higher levels cost twice the time for 2 % of the size.
+    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+}
+# A chunk is this large at most: the kernel reads columns, others read rows.
+_CHUNK = (256, 512)
+# Rows that are written at once: whole chunks, each compressed only once.
+_BLOCK_ROWS = _CHUNK[0]
+
+
+class Rows(Protocol):
+    """What can be sliced like an array of shape (n, d), be it in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        ...
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        """Read a part."""
+        ...
+
+
+def storage_settings(
+    dtype: str = "float32", compression: str = "none"
+) -> dict[str, str]:
+    """Say what the settings of a features file record of how it stores its blobs.
+
+    Parameters
+    ----------
+    dtype : str
+        ``float32``, or ``float16``: half the size, with 11 bits of each value.
+    compression : str
+        ``none``, ``lzf`` or ``gzip``.
+
+    Returns
+    -------
+    dict of str to str
+        Of the two, those that are not the default: a file of the default form records
+        neither.
+
+    Raises
+    ------
+    StoreError
+        If one of them is unknown.
+
+    Examples
+    --------
+    >>> storage_settings("float16")
+    {'dtype': 'float16'}
+    """
+    found = {"dtype": dtype, "compression": compression}
+    for key, value in found.items():
+        if value not in STORAGE[key]:
+            raise StoreError(
+                f"expected a {key} of: {' '.join(STORAGE[key])}; found '{value}'"
+            )
+    return {key: v for key, v in found.items() if v != STORAGE[key][0]}
+
+
+def with_storage(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete settings by the defaults of how blobs are stored."""
+    return {key: choices[0] for key, choices in STORAGE.items()} | dict(settings)
+
+
+def row_bytes(rows: Rows, settings: Mapping[str, Any]) -> int:
+    """Bound the bytes that `write_rows` will take."""
+    storage = with_storage(settings)
+    itemsize = 2 if storage["dtype"] == "float16" else 4
+    n_bytes = itemsize * math.prod(rows.shape)
+    # LZF may lengthen by a 32nd what shares a chunk with padding that it shortens.
+    return n_bytes if storage["compression"] == "none" else n_bytes + n_bytes // 32
+
+
+def write_rows(group: Any, name: str, rows: Rows, settings: Mapping[str, Any]) -> None:
+    """Write a blob, a few rows at a time.
+
+    Parameters
+    ----------
+    group : h5py.Group
+    name : str
+        Of the dataset to make.
+    rows : array_like of float32, shape (n, d)
+        Sliced by rows; twice, where the type is float16.
+    settings : mapping
+        Of the file: as `storage_settings` gives them, and others.
+    """
+    storage, layout = with_storage(settings), {}
+    n_rows, is_half = rows.shape[0], storage["dtype"] == "float16"
+    # HDF5 has no chunks without values.
+    if storage["compression"] != "none" and math.prod(rows.shape):
+        chunks = tuple(map(min, rows.shape, _CHUNK))
+        layout = {"chunks": chunks, **_FILTERS[storage["compression"]]}
+    dtype = "<f2" if is_half else "<f4"
+    dataset = group.create_dataset(name, shape=rows.shape, dtype=dtype, **layout)
+    blocks = [slice(i, i + _BLOCK_ROWS) for i in range(0, n_rows, _BLOCK_ROWS)]
+    if not is_half:
+        for block in blocks:
+            dataset[block] = rows[block]
+        return
+    largest = max((float(np.abs(rows[b]).max(initial=0)) for b in blocks), default=0)
+    scale = _half_scale(largest)
+    dataset.attrs["scale"] = scale
+    for block in blocks:
+        dataset[block] = (rows[block] / scale).astype(np.float16)
+
+
+def open_rows(dataset: Any) -> Rows:
+    """View a dataset as rows of float32, whatever its type.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+
+    Raises
+    ------
+    LookupError, ValueError
+        If it is of float16 and has no scale that can be one.
+    """
+    rows: Rows = _HalfRows(dataset) if dataset.dtype == np.float16 else dataset
+    return rows
+
+
+class _HalfRows:
+    """A dataset of float16 and a scale, read as float32."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._scale = np.float32(dataset.attrs["scale"])
+        self.shape: tuple[int, ...] = dataset.shape
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
+        if not 0 < self._scale < np.inf:
+            raise ValueError(f"a scale of {self._scale} in {dataset.name}")
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = self._dataset[key].astype(np.float32)
+        values *= self._scale
+        return values
+
+
+def _half_scale(largest: float) -> np.float32:
+    """Choose the power of two that brings the largest value near float16's limit.
+
+    Gradients may be as small as 1e-8, where float16 has no digits left. Under a scale
+    all values keep 11 bits that are at least 2^-29 of the largest one.
+    """
+    mantissa, exponent = math.frexp(largest)
+    # As it will be stored: writing what was read must find the same scale again.
+    exponent += math.frexp(float(np.float16(mantissa)))[1]
+    # Not below float32's own limit: the scale is a float32, and divides.
+    return np.float32(2.0 ** max(exponent - 16, -126))
