@@ -27,7 +27,7 @@ caffe-test: .venv/installed
 
 demo: caffe-patched
 	$(BIN)/fishing photographs $(DEMO)/photographs
-	$(BIN)/fishing extract --net tinyalexnet --data $(DEMO)/photographs \
+	$(BIN)/fishing extract --net tinyalexnet --backend caffe --data $(DEMO)/photographs \
 	    --split trainval --split test --output $(DEMO)/features.h5
 	$(BIN)/fishing evaluate $(DEMO)/features.h5 --output $(DEMO)/results
 
@@ -41,6 +41,8 @@ lint: .venv/installed
 
 bench: caffe-patched
 	$(BIN)/python tests/benchmarks/extraction.py
+	$(BIN)/python tests/benchmarks/evaluation.py
+	$(BIN)/python tests/benchmarks/storage.py
 
 clean:
 	rm -rf .venv build

@@ -28,8 +28,8 @@ from fishing.nets import load_net
 Array = NDArray[Any]
 CPU = ["CPUExecutionProvider"]
 N_SEEDS = int(os.environ.get("FISHING_RANDOM_NETS", "60"))
-# Seeds that once failed: parameters without axes (1, 4), and rounding at its worst.
-FAILED = [1, 4, 604, 1111, 2128, 2764]
+# Seeds that once failed: parameters without axes, blobs of zeros, rounding at worst.
+FAILED = [1, 4, 210, 1071, 1580, 3085, 3769]
 
 
 def _caffe_net(prototxt: Path, rng: np.random.Generator) -> Any:
@@ -90,7 +90,8 @@ def test_random_nets(tmp_path: Path, seed: int) -> None:
     found = dict(zip(graph.widths, session.run(list(graph.widths), feed), strict=True))
     top = reference.blobs[net.products[-1]].diff
     # softmax - 1/P loses digits where the logits are nearly equal.
-    rounding = 4e-7 * np.sqrt(top.size) / top.shape[1] / net.tau / np.linalg.norm(top)
+    ulps = 4e-7 * np.sqrt(top.size) / top.shape[1] / net.tau
+    rounding = ulps / max(np.linalg.norm(top), ulps)
     for name, values in found.items():
         is_gradient = name.startswith("d")
         blob = reference.blobs[name.removeprefix("d")]
@@ -99,7 +100,6 @@ def test_random_nets(tmp_path: Path, seed: int) -> None:
         assert values.shape == expected.shape
         assert np.isfinite(expected).all()
         scale = np.linalg.norm(expected)
-        assert scale > 0 or not is_gradient or (values == 0).all(), name
         tolerance = 1e-4 + (rounding if is_gradient else 0)
         assert np.linalg.norm(values - expected) <= tolerance * scale, name
 
