@@ -25,9 +25,9 @@ caffe-patched: .venv/installed
 caffe-test: .venv/installed
 	$(BIN)/python caffe_patch/build.py test
 
-demo: caffe-patched
+demo: .venv/installed
 	$(BIN)/fishing photographs $(DEMO)/photographs
-	$(BIN)/fishing extract --net tinyalexnet --backend caffe --data $(DEMO)/photographs \
+	$(BIN)/fishing extract --net tinyalexnet --data $(DEMO)/photographs \
 	    --split trainval --split test --output $(DEMO)/features.h5
 	$(BIN)/fishing evaluate $(DEMO)/features.h5 --output $(DEMO)/results
 

@@ -34,9 +34,11 @@ setup(
         "tomli>=2.0; python_version < '3.11'",
     ],
     extras_require={
+        "openvino": ["openvino>=2024.4"],
         "dev": [
             "hypothesis>=6.80",
             "mypy>=1.8",
+            "openvino>=2024.4",
             "pytest>=7.4",
             "ruff>=0.6",
             "types-requests",

@@ -116,11 +116,11 @@ def fetch(net: str, source: str | None) -> None:
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "caffe", "onnx"]),
+    type=click.Choice(["auto", "caffe", "onnx", "openvino", "openvino-bfloat16"]),
     default="auto",
     show_default=True,
-    help="What runs the net: patched Caffe or ONNX Runtime; auto takes Caffe where it "
-    "is installed and a GPU is asked for.",
+    help="What runs the net: patched Caffe, ONNX Runtime or OpenVINO; auto takes Caffe "
+    "where it is installed and a GPU is asked for, else ONNX Runtime.",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="cpu, or gpu:0 and so on."

@@ -78,7 +78,7 @@ def extract(
     output : Path
         The features file; it has this name once it is whole.
     backend : str
-        ``auto``, ``caffe`` or ``onnx``; see `fishing.backends.choose_backend`.
+        ``auto`` or one of `fishing.backends.BACKENDS`; see `choose_backend` there.
     device : str
         ``cpu`` or ``gpu:N``.
     batch_size : int

@@ -1,23 +1,28 @@
-"""The blobs of ONNX Runtime, against Caffe's and against float64 algebra."""
+"""The blobs of the ONNX graph, against Caffe's and against float64 algebra."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.machinery
 import importlib.util
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 from numpy.typing import NDArray
 from random_nets import random_net
 
-from fishing.backends import BLOBS, choose_backend, open_backend
+from fishing.backends import BLOBS, Backend, choose_backend, open_backend
 from fishing.backends.caffe import CaffeBackend
 from fishing.backends.onnx import OnnxBackend
+from fishing.backends.openvino import OpenvinoBackend, _check_bfloat16
 from fishing.dataset import read_splits
 from fishing.errors import BackendError, NetError
 from fishing.nets import NetSpec, load_net
@@ -27,14 +32,17 @@ Array = NDArray[Any]
 TAU = 2.0
 
 
-def _open(spec: NetSpec, **changes: Any) -> OnnxBackend:
+def _open(
+    spec: NetSpec, maker: Callable[..., Backend] = OnnxBackend, **changes: Any
+) -> Backend:
     settings = {"temperature": TAU, "batch_size": 8, "device": "cpu", **changes}
-    return OnnxBackend(spec, **settings)
+    return maker(spec, **settings)
 
 
-def _both(spec: NetSpec, data: Array, tau: float) -> list[dict[str, Array]]:
+def _all(spec: NetSpec, data: Array, tau: float) -> list[dict[str, Array]]:
+    """Run a batch by Caffe, ONNX Runtime and OpenVINO."""
     found = []
-    for maker in (OnnxBackend, CaffeBackend):
+    for maker in (CaffeBackend, OnnxBackend, OpenvinoBackend):
         backend = maker(spec, temperature=tau, batch_size=len(data), device="cpu")
         try:
             found.append(backend.run(data))
@@ -44,8 +52,13 @@ def _both(spec: NetSpec, data: Array, tau: float) -> list[dict[str, Array]]:
     return found
 
 
-def _compare(found: dict[str, Array], expected: dict[str, Array]) -> None:
+def _compare(expected: dict[str, Array], *others: dict[str, Array]) -> None:
     """Hold every blob of every image to 1e-4, and the lot of them to 1e-5."""
+    for found in others:
+        _compare_two(found, expected)
+
+
+def _compare_two(found: dict[str, Array], expected: dict[str, Array]) -> None:
     assert list(found) == list(BLOBS)
     for name in BLOBS:
         a, b = found[name], expected[name]
@@ -68,27 +81,48 @@ def _inputs(rng: np.random.Generator, n: int, size: int) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("tau", [1.0, 2.0, 10.0])
-def test_photographs_by_both_backends(shared: Path, tau: float) -> None:
+def test_photographs_by_all_backends(shared: Path, tau: float) -> None:
     spec = load_net("tinyalexnet")
     (images,) = read_splits(shared / "data" / "caltech20", ["test"])
     preprocess = Preprocess(spec.input_size, spec.mean)
     data = np.stack([preprocess(path) for path in images.path[::20]])
-    _compare(*_both(spec, data, tau))
+    _compare(*_all(spec, data, tau))
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16"])
-def test_large_nets_by_both_backends(name: str, tmp_path: Path) -> None:
+def test_large_nets_by_all_backends(name: str, tmp_path: Path) -> None:
     spec = random_net(name, tmp_path)
     data = _inputs(np.random.default_rng(2), 3, spec.input_size)
     for tau in (1.0, 2.0, 10.0) if name == "alexnet" else (2.0,):
-        _compare(*_both(spec, data, tau))
+        _compare(*_all(spec, data, tau))
+
+
+def test_bfloat16_where_the_processor_has_it() -> None:
+    """8 bits of a number: blobs within a few per cent, or a refusal."""
+    spec = load_net("tinyalexnet")
+    settings = {"temperature": TAU, "batch_size": 8, "device": "cpu"}
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in capabilities:
+        with pytest.raises(BackendError, match="instructions for bfloat16"):
+            open_backend("openvino-bfloat16", spec, **settings)
+        return
+    data = _inputs(np.random.default_rng(2), 8, 64)
+    exact, rounded = (
+        open_backend(name, spec, **settings).run(data)
+        for name in ("openvino", "openvino-bfloat16")
+    )
+    for name in BLOBS:
+        error = np.linalg.norm(rounded[name] - exact[name])
+        error /= np.linalg.norm(exact[name])
+        assert 1e-4 < error < 0.1, name
 
 
 # --- equations ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("maker", [OnnxBackend, OpenvinoBackend])
 @pytest.mark.parametrize("tau", [1.0, 2.0, 10.0])
-def test_eq_10_in_float64(tau: float) -> None:
+def test_eq_10_in_float64(tau: float, maker: Callable[..., Backend]) -> None:
     spec = load_net("tinyalexnet")
     content = (spec.folder / spec.weights.file).read_bytes()
     model = caffe_pb2.NetParameter.FromString(content)
@@ -97,7 +131,7 @@ def test_eq_10_in_float64(tau: float) -> None:
         for p in model.layer
         if p.name in ("fc7", "fc8")
     }
-    backend = _open(spec, temperature=tau)
+    backend = _open(spec, maker, temperature=tau)
     blobs = backend.run(_inputs(np.random.default_rng(1), 4, 64))
     y8 = blobs["forward/fc8"].astype(np.float64)
     e = np.exp(y8 / tau)
@@ -109,9 +143,10 @@ def test_eq_10_in_float64(tau: float) -> None:
         np.testing.assert_allclose(found, g, atol=1e-5 * np.abs(g).max())
 
 
-def test_an_image_does_not_depend_on_its_batch() -> None:
+@pytest.mark.parametrize("maker", [OnnxBackend, OpenvinoBackend])
+def test_an_image_does_not_depend_on_its_batch(maker: Callable[..., Backend]) -> None:
     data = _inputs(np.random.default_rng(4), 11, 64)
-    backend = _open(load_net("tinyalexnet"), batch_size=1)
+    backend = _open(load_net("tinyalexnet"), maker, batch_size=1)
     whole = backend.run(data)
     for i in (0, 5, 10):
         alone = backend.run(data[i : i + 1])
@@ -122,9 +157,12 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
             )
 
 
-def test_blobs_outlive_the_next_batch_and_the_net() -> None:
+@pytest.mark.parametrize("maker", [OnnxBackend, OpenvinoBackend])
+def test_blobs_outlive_the_next_batch_and_the_net(
+    maker: Callable[..., Backend],
+) -> None:
     data = _inputs(np.random.default_rng(4), 2, 64)
-    backend = _open(load_net("tinyalexnet"))
+    backend = _open(load_net("tinyalexnet"), maker)
     first = backend.run(data)
     kept = {name: values.copy() for name, values in first.items()}
     backend.run(-data)
@@ -270,6 +308,31 @@ def test_errors_of_onnx_runtime_take_one_line() -> None:
     with pytest.raises(BackendError, match=r"ONNX Runtime stopped: .*data") as caught:
         backend.run(np.zeros((2, 3, 60, 60), np.float32))
     assert "\n" not in str(caught.value)
+
+
+def test_openvino_runs_on_the_cpu_alone() -> None:
+    message = "expected --device cpu for OpenVINO, found 'gpu:0'"
+    spec = load_net("tinyalexnet")
+    _refused(spec, BackendError, message, maker=OpenvinoBackend, device="gpu:0")
+
+
+def test_errors_of_openvino_take_one_line() -> None:
+    backend = _open(load_net("tinyalexnet"), OpenvinoBackend)
+    with pytest.raises(BackendError, match=r"OpenVINO stopped: ") as caught:
+        backend.run(np.zeros((2, 3, 60, 60), np.float32))
+    assert "\n" not in str(caught.value)
+
+
+def test_openvino_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    message = "expected OpenVINO, found that it cannot be imported"
+    _refused(load_net("tinyalexnet"), BackendError, message, maker=OpenvinoBackend)
+
+
+def test_a_processor_without_bfloat16() -> None:
+    core = SimpleNamespace(get_property=lambda device, key: ["FP32", "INT8"])
+    with pytest.raises(BackendError, match="found one with FP32 INT8; use --backend"):
+        _check_bfloat16(core)
 
 
 # --- which backend --------------------------------------------------------------------

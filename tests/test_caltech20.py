@@ -31,5 +31,6 @@ def test_tables(shared: Path, tmp_path: Path) -> None:
 
     caffe = _table(shared, tmp_path / "caffe.h5", "caffe")
     assert caffe == pytest.approx({k: float(v) for k, v in reference.items()}, abs=0.3)
-    onnx = _table(shared, tmp_path / "onnx.h5", "onnx")
-    assert onnx == pytest.approx(caffe, abs=0.01)
+    for backend in ("onnx", "openvino"):
+        found = _table(shared, tmp_path / f"{backend}.h5", backend)
+        assert found == pytest.approx(caffe, abs=0.01)

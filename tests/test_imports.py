@@ -28,6 +28,7 @@ ORDER = [
     "backends.onnx_backward",
     "backends.onnx_graph",
     "backends.onnx",
+    "backends.openvino",
     "backends",
     "rows",
     "store",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,10 @@ BLOBS = (
     "backward/fc7",
     "backward/fc8",
 )
+
+
+#: What `open_backend` opens. All but the last make the same values up to rounding.
+BACKENDS = ("caffe", "onnx", "openvino", "openvino-bfloat16")
 
 
 class Backend(Protocol):
@@ -70,22 +75,24 @@ def choose_backend(name: str, device: str = "cpu") -> str:
     Parameters
     ----------
     name : str
-        ``auto``, ``caffe`` or ``onnx``.
+        ``auto`` or one of `BACKENDS`.
     device : str
         ``cpu`` or ``gpu:N``.
 
     Returns
     -------
     str
-        ``caffe`` or ``onnx``.
+        One of `BACKENDS`.
 
     Raises
     ------
     BackendError
         If there is no backend of that name.
     """
-    if name not in ("auto", "caffe", "onnx"):
-        raise BackendError(f"expected a backend of: auto caffe onnx; found '{name}'")
+    if name not in ("auto", *BACKENDS):
+        raise BackendError(
+            f"expected a backend of: auto {' '.join(BACKENDS)}; found '{name}'"
+        )
     if name != "auto":
         return name
     if device == "cpu":
@@ -125,6 +132,12 @@ def open_backend(
         from fishing.backends.caffe import CaffeBackend
 
         maker = CaffeBackend
+    elif name.startswith("openvino"):
+        from fishing.backends.openvino import OpenvinoBackend
+
+        maker = OpenvinoBackend
+        if name == "openvino-bfloat16":
+            maker = partial(OpenvinoBackend, precision="bfloat16")
     else:
         from fishing.backends.onnx import OnnxBackend
 

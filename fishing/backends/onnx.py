@@ -85,7 +85,7 @@ def _providers(device: str) -> list[Any]:
     return [(_CUDA, settings), "CPUExecutionProvider"]
 
 
-def _n_cores() -> int:
+def usable_cores() -> int:
     """Count the cores that this process may use; some systems only tell all."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -117,7 +117,7 @@ def open_session(graph: Graph, providers: list[Any]) -> Any:
         If ONNX Runtime cannot load it.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _n_cores()
+    options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
     large = {name: a for name, a in graph.initializers.items() if a.nbytes >= 1024}
     tensors = [

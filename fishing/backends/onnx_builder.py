@@ -80,6 +80,8 @@ class Builder:
         As `read_weights` gives them.
     caffemodel : Path
         Where they are from, for messages.
+    native_lrn : bool
+        See `fishing.backends.onnx_graph.gradient_graph`.
 
     Attributes
     ----------
@@ -87,7 +89,10 @@ class Builder:
         The initializers of layers that have weights and maybe a bias.
     """
 
-    def __init__(self, weights: Weights, caffemodel: Path) -> None:
+    def __init__(
+        self, weights: Weights, caffemodel: Path, *, native_lrn: bool = False
+    ) -> None:
+        self.native_lrn = native_lrn
         self._weights = weights
         self._caffemodel = caffemodel
         self.weight_names: dict[str, list[str]] = {}

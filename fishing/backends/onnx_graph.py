@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from fishing.backends.caffe_files import Weights, read_net, read_weights
 from fishing.backends.caffe_schema import Message
@@ -47,12 +47,15 @@ _BACKWARD = ("backward/fc6", "backward/fc7", "backward/fc8")
 _MOST_BYTES = 2**31 - 2**24
 
 
-def gradient_graph(spec: NetSpec) -> Graph:
+def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
     """Make the graph of a net whose outputs are `fishing.backends.BLOBS`.
 
     Parameters
     ----------
     spec : NetSpec
+    native_lrn : bool
+        Leave LRN to ONNX's operator, which OpenVINO is fast at and ONNX Runtime slow;
+        else it becomes a convolution.
 
     Returns
     -------
@@ -79,6 +82,7 @@ def gradient_graph(spec: NetSpec) -> Graph:
         forward=_FORWARD,
         keys=_KEYS,
         gradients=_BACKWARD,
+        native_lrn=native_lrn,
     )
 
 
@@ -91,6 +95,7 @@ def build_graph(
     forward: Mapping[str, str],
     keys: Sequence[str] = (),
     gradients: Sequence[str] = (),
+    native_lrn: bool = False,
 ) -> Graph:
     """Make a graph of any outputs of any net, with a head of any depth or none.
 
@@ -111,6 +116,8 @@ def build_graph(
         logits; none for a graph without backward pass.
     gradients : sequence of str
         Outputs of the backward pass: dE/dy of the inner products, from the lowest up.
+    native_lrn : bool
+        See `gradient_graph`.
 
     Returns
     -------
@@ -122,7 +129,8 @@ def build_graph(
         If a layer cannot be converted, or the head does not fit.
     """
     head = find_head(layers, blobs, keys) if keys else None
-    build, tau = Builder(weights, caffemodel), Value(TAU, ())
+    build = Builder(weights, caffemodel, native_lrn=native_lrn)
+    tau = Value(TAU, ())
     values: dict[str, Value] = {}
     used = ancestors(layers, [blobs[key] for key in forward.values()])
     _check_names(used)
@@ -179,24 +187,14 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
         "label": "uniform",
         "outputs": json.dumps(list(graph.widths)),
     }
-    n_bytes = sum(array.nbytes for array in graph.initializers.values())
-    data = path.with_name(f"{path.name}.data") if n_bytes > most_bytes else None
     partial = path.with_name(f"{path.name}.partial")
-    partial_data = path.with_name(f"{path.name}.data.partial")
+    data, partial_data = _data_file(path), _data_file(partial)
     try:
-        if data:
-            tensors = _write_data(graph, partial_data, data.name)
-        else:
-            tensors = [
-                _tensor(name, array, array.tobytes())
-                for name, array in graph.initializers.items()
-            ]
-        model = graph.model(tensors)
-        del tensors
+        model = _model(graph, partial_data, data.name, most_bytes)
         model.doc_string = spec.title
         helper.set_model_props(model, metadata)
         partial.write_bytes(model.SerializeToString(deterministic=True))
-        if data:
+        if partial_data.exists():
             os.replace(partial_data, data)
         os.replace(partial, path)
     except OSError as error:
@@ -204,6 +202,24 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
     finally:
         for file in (partial, partial_data):
             file.unlink(missing_ok=True)
+
+
+def write_graph(graph: Graph, path: Path) -> None:
+    """Write a graph for a runtime that reads files; all weights go beside it.
+
+    Parameters
+    ----------
+    graph : Graph
+    path : Path
+        The weights lie in ``<path>.data``.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or lost.
+    """
+    data = _data_file(path)
+    path.write_bytes(_model(graph, data, data.name, most_bytes=0).SerializeToString())
 
 
 def external_tensor(name: str, array: NDArray[Any], **where: str) -> TensorProto:
@@ -218,6 +234,25 @@ def external_tensor(name: str, array: NDArray[Any], **where: str) -> TensorProto
 def _tensor(name: str, array: NDArray[Any], raw: bytes | None) -> TensorProto:
     dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
     return TensorProto(name=name, dims=array.shape, data_type=dtype, raw_data=raw)
+
+
+def _data_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
+
+
+def _model(graph: Graph, data: Path, name: str, most_bytes: int) -> ModelProto:
+    """Make a model; weights of more than `most_bytes` go into the file `data`.
+
+    The model calls that file `name`.
+    """
+    if sum(array.nbytes for array in graph.initializers.values()) > most_bytes:
+        return graph.model(_write_data(graph, data, name))
+    return graph.model(
+        [
+            _tensor(name, array, array.tobytes())
+            for name, array in graph.initializers.items()
+        ]
+    )
 
 
 def _write_data(graph: Graph, path: Path, name: str) -> list[TensorProto]:

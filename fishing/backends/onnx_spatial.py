@@ -105,7 +105,7 @@ def lrn(build: Builder, layer: Message, x: Value) -> Value:
     if p.local_size < 1 or p.local_size % 2 == 0:
         raise refusal(layer, "an odd local_size", str(p.local_size))
     if p.norm_region == "ACROSS_CHANNELS":
-        if p.beta == 0.75:
+        if p.beta == 0.75 and not build.native_lrn:
             return _lrn_by_convolution(build, layer, x)
         settings = {"alpha": p.alpha, "beta": p.beta, "bias": p.k}
         settings = {key: float(value) for key, value in settings.items()}

@@ -1,0 +1,118 @@
+"""The fast backend of x86-64 processors: the ONNX graph on Intel's OpenVINO.
+
+In go batches, out come paired blobs. In bfloat16, 8 bits of a number, convolutions and
+inner products take a processor's matrix unit (AMX), where it has one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.backends.onnx import usable_cores
+from fishing.backends.onnx_graph import DATA, TAU, gradient_graph, write_graph
+from fishing.errors import BackendError
+from fishing.nets import NetSpec
+
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenvinoBackend:
+    """A net in OpenVINO; implements `fishing.backends.Backend`.
+
+    Parameters
+    ----------
+    spec : NetSpec
+    temperature : float
+    batch_size : int
+        Not needed here: the batch axis of the graph is open.
+    device : str
+        ``cpu``.
+    precision : str
+        Of the products: ``float32`` or ``bfloat16``. Blobs are float32 in any case.
+
+    Raises
+    ------
+    BackendError
+        If OpenVINO is missing, the processor lacks the precision, or OpenVINO stops.
+    NetError
+        If the weights are missing, the net does not fit or cannot be converted.
+    """
+
+    def __init__(
+        self,
+        spec: NetSpec,
+        *,
+        temperature: float,
+        batch_size: int,
+        device: str,
+        precision: str = "float32",
+    ) -> None:
+        if device != "cpu":
+            raise BackendError(
+                f"expected --device cpu for OpenVINO, found '{device}'; --backend "
+                "caffe and --backend onnx run on GPUs"
+            )
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendError(
+                f"expected OpenVINO, found that it cannot be imported ({error}); run "
+                "`pip install openvino` or use --backend onnx"
+            ) from None
+        core = openvino.Core()
+        if precision == "bfloat16":
+            _check_bfloat16(core)
+        graph = gradient_graph(spec, native_lrn=True)
+        self.widths: dict[str, int] = graph.widths
+        self._tau = np.array(temperature, np.float32)
+        settings = {
+            # Else OpenVINO chooses a precision by the processor.
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": usable_cores(),
+            "NUM_STREAMS": 1,
+        }
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "net.onnx"
+                write_graph(graph, path)
+                compiled = core.compile_model(core.read_model(path), "CPU", settings)
+            self._request: Any = compiled.create_infer_request()
+        except (OSError, RuntimeError) as error:
+            raise _stopped(error) from None
+
+    def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run a batch; see `fishing.backends.Backend.run`."""
+        try:
+            self._request.infer({DATA: data, TAU: self._tau})
+        except RuntimeError as error:
+            raise _stopped(error) from None
+        return {
+            # A view of memory that the next pass overwrites.
+            name: self._request.get_tensor(name).data.copy()
+            for name in self.widths
+        }
+
+    def close(self) -> None:
+        """Let go of the net and its memory."""
+        self._request = None
+
+
+def _check_bfloat16(core: Any) -> None:
+    """Refuse a processor that would be slower in bfloat16, if it could at all."""
+    found = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in found:
+        raise BackendError(
+            "expected a processor with instructions for bfloat16 (AMX or AVX-512), "
+            f"found one with {' '.join(sorted(found))}; use --backend openvino"
+        )
+
+
+def _stopped(error: Exception) -> BackendError:
+    """Put what OpenVINO said into one line."""
+    words = " ".join(str(error).split())
+    return BackendError(f"OpenVINO stopped: {words or type(error).__name__}")
