@@ -8,7 +8,9 @@ matrices x g^T.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -231,16 +233,26 @@ def gram_matrices(
         b = _panel(test, columns, test_scale)
         K_train = ssyrk(1.0, a.T, trans=1, beta=1.0, c=K_train, lower=1, overwrite_c=1)
         K_test = sgemm(1.0, a.T, b.T, trans_a=1, beta=1.0, c=K_test, overwrite_c=1)
-    for block in row_blocks(n):  # syrk leaves the upper triangle alone
+
+    def mirror(block: slice) -> None:  # syrk leaves the upper triangle alone
         corner = K_train[block, block]
         corner += np.tril(corner, -1).T
         K_train[block, block.stop :] = K_train[block.stop :, block].T
+
+    _for_blocks(mirror, n)
     return K_train.T, K_test.T
 
 
 def row_blocks(n: int) -> Iterator[slice]:
     """Cut n rows into blocks that are small beside a kernel."""
     return (slice(i, min(i + _BLOCK_ROWS, n)) for i in range(0, n, _BLOCK_ROWS))
+
+
+def _for_blocks(work: Callable[[slice], None], n: int) -> None:
+    """Do the work of all blocks of n rows; numpy leaves the cores to threads."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(work, row_blocks(n)):
+            continue
 
 
 def _panels(n: int, d: int) -> Iterator[slice]:
@@ -252,10 +264,13 @@ def _panels(n: int, d: int) -> Iterator[slice]:
 def _panel(rows: Rows, columns: slice, scale: NDArray[np.float64]) -> Gram:
     """Scale some columns; shape (n, columns)."""
     panel = np.empty((len(scale), columns.stop - columns.start), np.float32)
-    for block in row_blocks(len(scale)):  # else there would be a second panel, unscaled
+
+    def fill(block: slice) -> None:
         values, factor = rows[block, columns], scale[block, None]
         # In float64: the inverse of a small norm may be too large for float32.
         np.multiply(values, factor, out=panel[block], casting="same_kind")
+
+    _for_blocks(fill, len(scale))
     return panel
 
 
@@ -263,10 +278,13 @@ def _inverse_norms(rows: Rows, blob: str) -> NDArray[np.float64]:
     """1 / ||row||_2, and 0 for a row of zeros; shape (n,)."""
     n = rows.shape[0]
     squares = np.empty(n)
-    for block in row_blocks(n):
+
+    def add_up(block: slice) -> None:
         values = rows[block]
         # In float64 no square of a float32 overflows or vanishes.
         squares[block] = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+
+    _for_blocks(add_up, n)
     if not np.isfinite(squares).all():
         bad = int(np.flatnonzero(~np.isfinite(squares))[0])
         raise EvaluationError(
