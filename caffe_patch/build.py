@@ -6,8 +6,9 @@
 
 The package `caffe` goes into the site-packages of the interpreter that runs
 this script.  Environment: CAFFE_SRC (a Caffe tree to use), CUDA=1 (with
-CUDA_HOME, if nvcc is not on PATH), FISHING_HOME (the cache of downloads).
-README.md beside this file says what is built.  Standard library only.
+CUDA_HOME and CUDA_ARCH: see cuda_toolkit.py), FISHING_HOME (the cache of
+downloads).  README.md beside this file says what is built.  Standard library
+only.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ import sysconfig
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import cuda_toolkit
+from failure import BuildError
+from gtests import run_tests
 
 Version = tuple[int, ...]
 
@@ -36,7 +40,8 @@ HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "caffe"
 SRC = BUILD / "src"
 SITE = Path(sysconfig.get_path("platlib"))
-PATCHES = [HERE / "toolchain.patch", HERE / "softmax.patch"]
+PATCHES = [HERE / f"{name}.patch" for name in ("toolchain", "softmax", "tf32")]
+RECIPE = [HERE / n for n in ("CMakeLists.txt", "build.py", "cuda_toolkit.py")]
 
 COMMIT = "99bd997"
 UPSTREAM = "https://github.com/BVLC/caffe"
@@ -57,10 +62,6 @@ PIP: list[tuple[str, Version, Version | None]] = [
     ("numpy", (1, 22), None),
     ("six", (1, 10), None),
 ]
-
-
-class BuildError(Exception):
-    """A foreseeable failure; its text says what was expected, found, to do."""
 
 
 def main(argv: list[str]) -> int:
@@ -102,44 +103,12 @@ def test() -> int:
     with alone():
         obj = configure()
         ninja(obj, "caffe_tests")
-        shards = min(cores(), 4)
-        with ThreadPoolExecutor(shards) as pool:
-            results = list(pool.map(lambda i: run_shard(obj, i, shards), range(shards)))
-    passed = failed = 0
-    for code, text in results:
-        good, bad = count_tests(text, code)
-        passed, failed = passed + good, failed + bad
-        summary = re.findall(r"^(?:\[=+\] .* ran.*|\[  PASSED  \].*)", text, re.M)
-        print(text[-20000:] if bad else "\n".join(summary))
-    print(f"{passed} passed, {failed} failed")
-    return 0 if passed and not failed else 1
-
-
-def run_shard(obj: Path, index: int, shards: int) -> tuple[int, str]:
-    """Run one share of the tests: its exit code and its output."""
-    # The tests named GPU need one; Caffe's own runtest leaves them out too.
-    command = [str(obj / "caffe_tests"), *([] if cuda() else ["--gtest_filter=-*GPU*"])]
-    # One BLAS thread per process: there is a process for every core.
-    sharding = {"GTEST_TOTAL_SHARDS": str(shards), "GTEST_SHARD_INDEX": str(index)}
-    result = subprocess.run(
-        command,
-        cwd=SRC,
-        env={**os.environ, **sharding, "OPENBLAS_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    return result.returncode, result.stdout
-
-
-def count_tests(text: str, code: int) -> tuple[int, int]:
-    """Count (passed, failed) in a gtest log; a crash is one more failure."""
-    passed = len(re.findall(r"^\[       OK \]", text, re.M))
-    failed = len(re.findall(r"^\[  FAILED  \] .*\(\d+ ms\)$", text, re.M))
-    if not failed and (code or not re.search(r"^\[  PASSED  \]", text, re.M)):
-        failed = 1
-    return passed, failed
+        # Tests that need a GPU wait for a machine that has one.
+        which = "all" if cuda() and cuda_toolkit.installed_gpus() else "cpu"
+        found = run_tests(obj / "caffe_tests", which, min(cores(), 4), folder=SRC)
+    print(found.log)
+    print(f"{found.passed} passed, {found.failed} failed")
+    return 0 if found.passed and not found.failed else 1
 
 
 @contextlib.contextmanager
@@ -157,6 +126,12 @@ def alone() -> Iterator[None]:
 def cuda() -> bool:
     """Whether the GPU build is asked for."""
     return os.environ.get("CUDA", "0") not in ("", "0")
+
+
+def cuda_choices() -> list[str]:
+    """List what decides a GPU build, as far as the environment says."""
+    names = ("CUDA_HOME", "CUDA_ARCH")
+    return [str(cuda_toolkit.find_nvcc()), *(os.environ.get(n, "") for n in names)]
 
 
 def cores() -> int:
@@ -191,8 +166,8 @@ def wanted_stamp() -> str:
     """Sum up all that decides what the installed package is."""
     parts = [
         source_id(),
-        sha256(*PATCHES, HERE / "CMakeLists.txt", __file__),
-        str(cuda()),
+        sha256(*PATCHES, *RECIPE),
+        *(["CPU"] if not cuda() else cuda_choices()),
         sys.version,
         sys.prefix,
     ]
@@ -443,12 +418,12 @@ def run_quietly(command: list[str], **options: Any) -> str:
 # ---- building
 
 
-def configure() -> Path:
+def configure(obj: Path | None = None) -> Path:
     """Have dependencies, source and build files ready; the build folder."""
     have_apt()
     have_pip()
     prepare_source()
-    obj = BUILD / ("cuda" if cuda() else "cpu")
+    obj = obj or BUILD / ("cuda" if cuda() else "cpu")
     obj.mkdir(exist_ok=True)
     numpy = subprocess.run(
         [sys.executable, "-c", "import numpy; print(numpy.get_include())"],
@@ -478,7 +453,7 @@ def configure() -> Path:
         f"-DPYTHON_EXT_SUFFIX={sysconfig.get_config_var('EXT_SUFFIX')}",
     ]
     if cuda():
-        command.append(f"-DCMAKE_CUDA_COMPILER={nvcc()}")
+        command += cuda_settings()
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         # Start afresh next time: a cache keeps what it failed to find.
@@ -491,17 +466,17 @@ def configure() -> Path:
     return obj
 
 
-def nvcc() -> str:
-    """Find the CUDA compiler of CUDA_HOME or PATH."""
-    home = os.environ.get("CUDA_HOME")
-    found = shutil.which("nvcc", path=f"{home}/bin" if home else None)
-    if not found:
-        raise BuildError(
-            "CUDA=1 needs nvcc, which is not in "
-            f"{home + '/bin' if home else 'PATH'}; set CUDA_HOME "
-            "to the toolkit, or build without CUDA"
-        )
-    return found
+def cuda_settings() -> list[str]:
+    """Tell CMake of the toolkit."""
+    found = cuda_toolkit.find_toolkit()
+    return [
+        f"-DCMAKE_CUDA_COMPILER={found.nvcc}",
+        "-DCMAKE_CUDA_ARCHITECTURES=OFF",  # the flags say more than it can
+        f"-DCMAKE_CUDA_FLAGS={found.gencode()}",
+        f"-DCUDA_ARCHITECTURES_TEXT={' '.join(map(str, found.architectures))}",
+        f"-DCUDA_MATH_INCLUDES={';'.join(map(str, found.includes))}",
+        f"-DCUDA_MATH_LIBRARIES={';'.join(map(str, found.libraries))}",
+    ]
 
 
 def have_apt() -> None:
@@ -554,33 +529,41 @@ def ninja(obj: Path, target: str) -> None:
         raise BuildError(f"ninja {target} failed; the lines above say where")
 
 
+def fill_package(package: Path, obj: Path, module: Path, gpu_blas: str | None) -> None:
+    """Make a folder the package `caffe` around its extension module."""
+    (package / "proto").mkdir(parents=True)
+    for path in (SRC / "python/caffe").glob("*.py"):
+        shutil.copyfile(path, package / path.name)
+    generated = obj / "gen/caffe/proto/caffe_pb2.py"
+    shutil.copyfile(generated, package / "proto/caffe_pb2.py")
+    (package / "proto/__init__.py").touch()
+    shutil.copy(module, package / module.name)
+    shutil.copy(SRC / "LICENSE", package / "LICENSE")
+    info = dict(
+        json.loads((obj / "versions.json").read_text()),
+        cuda=cuda(),
+        gpu_blas=gpu_blas,
+        commit="CAFFE_SRC" if os.environ.get("CAFFE_SRC") else COMMIT,
+        patches_sha256=sha256(*PATCHES),
+        protobuf=dotted(protoc()),
+    )
+    text = json.dumps(info, indent=2, sort_keys=True) + "\n"
+    (package / "build.json").write_text(text)
+
+
+def module_name() -> str:
+    """Name the file of the extension module."""
+    return "_caffe" + str(sysconfig.get_config_var("EXT_SUFFIX"))
+
+
 def swap_in(obj: Path, stamp: str) -> None:
     """Stage the package, import it once, and put it in the old one's place."""
     stage, old = SITE / ".caffe-new", SITE / ".caffe-old"
     for leftover in (stage, old):
         shutil.rmtree(leftover, ignore_errors=True)
     package = stage / "caffe"
-    (package / "proto").mkdir(parents=True)
     try:
-        for path in (SRC / "python/caffe").glob("*.py"):
-            shutil.copyfile(path, package / path.name)
-        shutil.copyfile(
-            obj / "gen/caffe/proto/caffe_pb2.py", package / "proto/caffe_pb2.py"
-        )
-        (package / "proto/__init__.py").touch()
-        module = "_caffe" + sysconfig.get_config_var("EXT_SUFFIX")
-        shutil.copy(obj / module, package / module)
-        shutil.copy(SRC / "LICENSE", package / "LICENSE")
-        info = dict(
-            json.loads((obj / "versions.json").read_text()),
-            cuda=cuda(),
-            commit="CAFFE_SRC" if os.environ.get("CAFFE_SRC") else COMMIT,
-            patches_sha256=sha256(*PATCHES),
-            protobuf=dotted(protoc()),
-        )
-        (package / "build.json").write_text(
-            json.dumps(info, indent=2, sort_keys=True) + "\n"
-        )
+        fill_package(package, obj, obj / module_name(), "cuBLAS" if cuda() else None)
         env = dict(os.environ, PYTHONPATH=str(stage), PYTHONDONTWRITEBYTECODE="1")
         check = subprocess.run(
             [sys.executable, "-c", "import caffe"],

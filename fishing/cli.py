@@ -123,17 +123,22 @@ def fetch(net: str, source: str | None) -> None:
     "where it is installed and a GPU is asked for, else ONNX Runtime.",
 )
 @click.option(
-    "--device", default="cpu", show_default=True, help="cpu, or gpu:0 and so on."
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, a GPU as gpu:0, or several as gpu:0,1.",
 )
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
+    show_default="32 on the CPU, what memory allows on a GPU",
     help="Images that go through the net at once.",
 )
 @click.option(
     "--temperature", type=float, default=2.0, show_default=True, help="tau of eq. 10."
+)
+@click.option(
+    "--tf32", is_flag=True, help="Multiply with 10 bits on a GPU: faster, less exact."
 )
 @click.option(
     "--dtype",

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends import Backend, choose_backend, open_backend
+from fishing.backends.workers import run_ahead
 from fishing.dataset import ImageList
 from fishing.errors import BackendError, DataError, ImageError, NetError
 from fishing.nets import NetSpec, check_weights, weights_path
@@ -58,8 +59,9 @@ def extract(
     *,
     backend: str = "auto",
     device: str = "cpu",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     temperature: float = 2.0,
+    tf32: bool = False,
     dtype: str = "float32",
     compression: str = "none",
     overwrite: bool = False,
@@ -80,12 +82,14 @@ def extract(
     backend : str
         ``auto`` or one of `fishing.backends.BACKENDS`; see `choose_backend` there.
     device : str
-        ``cpu`` or ``gpu:N``.
-    batch_size : int
+        ``cpu``, ``gpu:0``, or several GPUs: ``gpu:0,1``.
+    batch_size : int, optional
         Images that go through the net at once; values do not depend on it beyond
-        rounding.
+        rounding. By default 32 on the CPU, and what memory allows on a GPU.
     temperature : float
         tau of eq. 10.
+    tf32 : bool
+        Multiply in TF32 on the GPU; the file records it.
     dtype, compression : str
         How the file stores the blobs: see `fishing.rows.storage_settings`.
     overwrite : bool
@@ -112,7 +116,7 @@ def extract(
         raise NetError(
             f"expected a positive temperature that float32 holds, found {temperature}"
         )
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise NetError(f"expected a batch size of 1 or more, found {batch_size}")
     preprocess = Preprocess(spec.input_size, spec.mean)
     backend = choose_backend(backend, device)
@@ -124,6 +128,7 @@ def extract(
         "temperature": float(temperature),
         "label": "uniform",
         "preprocess": preprocess.describe(),
+        **({"gpu_math": "tf32"} if tf32 else {}),
         **storage_settings(dtype, compression),
     }
     with FeaturesWriter(output, settings, overwrite=overwrite) as writer:
@@ -136,12 +141,11 @@ def extract(
                 temperature=temperature,
                 batch_size=batch_size,
                 device=device,
+                tf32=tf32,
             )
             with closing(net):
                 for images in pending:
-                    _extract_split(
-                        images, net, preprocess, writer, batch_size, strict, progress
-                    )
+                    _extract_split(images, net, preprocess, writer, strict, progress)
             writer.publish()
         names = {images.split for images in pending}
         return [
@@ -160,20 +164,22 @@ def _extract_split(
     net: Backend,
     preprocess: Preprocess,
     writer: FeaturesWriter,
-    batch_size: int,
     strict: bool,
     progress: Progress | None,
 ) -> None:
     """Run what is left of one split through the net."""
     start = writer.open_split(images, net.widths)
-    with _read_ahead(images.path[start:], preprocess, 2 * batch_size) as inputs:
-        for n_done, data, failed in _batches(inputs, start, batch_size):
+    n_ahead = (1 + net.n_at_once) * net.batch_size
+    with (
+        _read_ahead(images.path[start:], preprocess, n_ahead) as inputs,
+        closing(run_ahead(net, _batches(inputs, start, net.batch_size))) as batches,
+    ):
+        for (n_done, failed), blobs in batches:
             for index, reason in failed.items():
                 message = f"{images.path[index]}: {reason}"
                 if strict:
                     raise DataError(f"{message}; --strict stops at such a file")
                 _log.warning("%s; left out", message)
-            blobs = net.run(data) if len(data) else {}
             _check_finite(blobs, images.path[n_done - 1])
             writer.append(images.split, n_done, blobs, failed)
             if progress:
@@ -240,8 +246,8 @@ def _result(future: Future[NDArray[np.float32]]) -> NDArray[np.float32] | ImageE
 
 def _batches(
     inputs: Iterable[NDArray[np.float32] | ImageError], start: int, batch_size: int
-) -> Iterator[tuple[int, NDArray[np.float32], dict[int, str]]]:
-    """Gather inputs: images done so far, the batch, and those that failed by index.
+) -> Iterator[tuple[tuple[int, dict[int, str]], NDArray[np.float32]]]:
+    """Gather inputs: images done so far and those that failed by index, and the batch.
 
     A batch ends with its last readable image, so the next one is the same whether or
     not the work was interrupted between them.
@@ -255,7 +261,7 @@ def _batches(
         else:
             data.append(item)
         if len(data) == batch_size:
-            yield n_done, np.stack(data), failed
+            yield (n_done, failed), np.stack(data)
             data, failed = [], {}
     if data or failed:
-        yield n_done, np.stack(data) if data else np.empty((0,), np.float32), failed
+        yield (n_done, failed), np.stack(data) if data else np.empty(0, np.float32)

@@ -360,12 +360,12 @@ def _check_settings(
 
     How they are stored counts too, since the whole file is stored in one way.
     """
-    found = with_storage(found)
-    for key, value in with_storage(expected).items():
-        if value != found.get(key):
+    expected, found = with_storage(expected), with_storage(found)
+    for key in {**expected, **found}:
+        if expected.get(key) != found.get(key):
             raise StoreError(
-                f"{path} was made with another {key}: expected {value}, found "
-                f"{found.get(key)}; choose another --output, or --overwrite"
+                f"{path} was made with another {key}: expected {expected.get(key)}, "
+                f"found {found.get(key)}; choose another --output, or --overwrite"
             )
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import repeat
 from pathlib import Path
 
 import cv2
@@ -48,6 +49,7 @@ class _Marker:
 
     def __init__(self, stop_after: int = 10**9) -> None:
         self.widths = dict.fromkeys(BLOBS, 2)
+        self.batch_size, self.n_at_once = 32, 1
         self.batches: list[int] = []
         self.stop_after = stop_after
         self.closed = False
@@ -66,8 +68,19 @@ class _Marker:
 @pytest.fixture
 def net(monkeypatch) -> _Marker:
     marker = _Marker()
-    monkeypatch.setattr(module, "open_backend", lambda *_, **__: marker)
+    _open(monkeypatch, repeat(marker))
     return marker
+
+
+def _open(monkeypatch, nets) -> None:
+    """Have extractions open these nets, one after the other."""
+
+    def open_backend(*_, batch_size, **__) -> _Marker:
+        net = next(nets)
+        net.batch_size = batch_size or net.batch_size
+        return net
+
+    monkeypatch.setattr(module, "open_backend", open_backend)
 
 
 def _grey(split, blob: int) -> list[int]:
@@ -105,7 +118,7 @@ def test_interrupted_work_gives_the_same_bytes(
 ) -> None:
     spec, lists = load_net("tinyalexnet"), read_splits(marked, [])
     nets = [_Marker(), _Marker(stop_after), _Marker()]
-    monkeypatch.setattr(module, "open_backend", lambda *_, **__: nets.pop(0))
+    _open(monkeypatch, iter(nets))
     extract(spec, lists, tmp_path / "whole.h5", batch_size=3)
     last = nets[-1]
     if stop_after < 7:

@@ -18,6 +18,8 @@ ORDER = [
     "backends.caffe_text",
     "backends.caffe_binary",
     "backends.caffe_files",
+    "backends.devices",
+    "backends.workers",
     "backends.head",
     "backends.caffe_net",
     "backends.caffe_worker",
@@ -45,7 +47,10 @@ ORDER = [
     "__main__",
 ]
 # `backends` gives its makers the interface that they fill, and then chooses among them.
-ALLOWED = {("backends.caffe_worker", "backends.caffe_net")}
+ALLOWED = {
+    ("backends.caffe_worker", "backends.caffe_net"),
+    ("backends.workers", "backends"),
+}
 
 
 def _modules() -> dict[str, Path]:

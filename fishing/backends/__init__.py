@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.backends.devices import PER_GPU, parse_device
+from fishing.backends.workers import Workers
 from fishing.errors import BackendError
 from fishing.nets import NetSpec
 
@@ -40,6 +42,16 @@ class Backend(Protocol):
     @property
     def widths(self) -> Mapping[str, int]:
         """Values per image of each of `BLOBS`."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """The most images that one call of `run` takes."""
+        ...
+
+    @property
+    def n_at_once(self) -> int:
+        """How many calls of `run` can go on at the same time, in threads."""
         ...
 
     def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -77,7 +89,7 @@ def choose_backend(name: str, device: str = "cpu") -> str:
     name : str
         ``auto`` or one of `BACKENDS`.
     device : str
-        ``cpu`` or ``gpu:N``.
+        ``cpu``, ``gpu:0``, or several GPUs: ``gpu:0,1``.
 
     Returns
     -------
@@ -103,9 +115,15 @@ def choose_backend(name: str, device: str = "cpu") -> str:
 
 
 def open_backend(
-    name: str, spec: NetSpec, *, temperature: float, batch_size: int, device: str
+    name: str,
+    spec: NetSpec,
+    *,
+    temperature: float,
+    batch_size: int | None,
+    device: str,
+    tf32: bool = False,
 ) -> Backend:
-    """Load a net into the backend of that name.
+    """Load a net into the backend of that name, on each of the devices.
 
     Parameters
     ----------
@@ -114,10 +132,13 @@ def open_backend(
     spec : NetSpec
     temperature : float
         tau of eq. 10; positive.
-    batch_size : int
-        The most images that one call of `Backend.run` will bring.
+    batch_size : int, optional
+        The most images that one call of `Backend.run` will bring; by default 32 on the
+        CPU, and what memory allows on a GPU.
     device : str
-        ``cpu`` or ``gpu:N``.
+        ``cpu``, ``gpu:0``, or several GPUs: ``gpu:0,1``.
+    tf32 : bool
+        Multiply in TF32 on the GPU.
 
     Raises
     ------
@@ -142,4 +163,18 @@ def open_backend(
         from fishing.backends.onnx import OnnxBackend
 
         maker = OnnxBackend
-    return maker(spec, temperature=temperature, batch_size=batch_size, device=device)
+    devices = parse_device(device)
+    settings: dict[str, Any] = {"temperature": temperature, "batch_size": batch_size}
+    if tf32:
+        if device == "cpu" or name.startswith("openvino"):
+            raise BackendError(
+                "expected Caffe or ONNX Runtime on a GPU for TF32, found --backend "
+                f"{name} and --device {device}"
+            )
+        settings["tf32"] = True
+    makers = [
+        partial(maker, spec, device=one, **settings)
+        for one in devices
+        for _ in range(1 if one == "cpu" else PER_GPU)
+    ]
+    return makers[0]() if len(makers) == 1 else Workers(makers)

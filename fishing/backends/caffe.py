@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.backends.devices import parse_device
 from fishing.errors import BackendError, FishingError
 from fishing.nets import NetSpec, weights_path
 
@@ -26,7 +27,6 @@ _START = (
     "import sys; sys.path[:] = {path!r}; "
     "from fishing.backends.caffe_worker import main; main()"
 )
-_DEVICE = re.compile(r"cpu|gpu:\d+")
 # A fatal line of glog: F0131 12:34:56.789012 4711 net.cpp:313] Check failed: ...
 _FATAL = re.compile(r"^F\d{4,8} .*?\] (.*)$", re.MULTILINE)
 
@@ -38,9 +38,12 @@ class CaffeBackend:
     ----------
     spec : NetSpec
     temperature : float
-    batch_size : int
+    batch_size : int or None
+        By default 32 on the CPU, and what memory allows on a GPU.
     device : str
         ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Multiply in TF32 on the GPU.
 
     Raises
     ------
@@ -50,11 +53,18 @@ class CaffeBackend:
         If the weights are missing or the net does not fit.
     """
 
+    n_at_once = 1
+
     def __init__(
-        self, spec: NetSpec, *, temperature: float, batch_size: int, device: str
+        self,
+        spec: NetSpec,
+        *,
+        temperature: float,
+        batch_size: int | None,
+        device: str,
+        tf32: bool = False,
     ) -> None:
-        if not _DEVICE.fullmatch(device):
-            raise BackendError(f"expected a device 'cpu' or 'gpu:N', found '{device}'")
+        (device,) = parse_device(device)
         settings = {
             "prototxt": spec.prototxt,
             "weights": weights_path(spec),
@@ -63,6 +73,7 @@ class CaffeBackend:
             "batch_size": batch_size,
             "temperature": temperature,
             "device": device,
+            "tf32": tf32,
         }
         # For what Caffe says last, should it stop; its warnings are left out.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
@@ -71,10 +82,16 @@ class CaffeBackend:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, "GLOG_minloglevel": "2"},
+            env={
+                **os.environ,
+                "GLOG_minloglevel": "2",
+                **({"CAFFE_TF32": "1"} if tf32 else {}),
+            },
         )
         try:
-            self.widths: dict[str, int] = self._ask(settings)
+            self.widths: dict[str, int]
+            self.batch_size: int
+            self.widths, self.batch_size = self._ask(settings)
         except BaseException:
             self.close()
             raise

@@ -1,8 +1,8 @@
 """The process that runs Caffe, at the other end of `fishing.backends.caffe`.
 
 In come pickled messages on standard input, out go pickled answers on standard output:
-first the settings of the net, answered by the widths of its blobs; then batches,
-answered by their blobs. A failed Caffe check aborts this process and no other.
+first the settings of the net, answered by the widths of its blobs and the batch size;
+then batches, answered by their blobs. A failed Caffe check aborts this process and no other.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends.caffe_files import fit_weights, read_weights
+from fishing.backends.devices import CPU_BATCH, Gpu, find_gpu, fitting_batch
 from fishing.errors import BackendError, FishingError
 
 
@@ -38,7 +39,7 @@ def main() -> None:
         try:
             if net is None:
                 net = CaffeNet(**message)
-                answer = net.widths
+                answer = net.widths, net.batch_size
             else:
                 answer = net.run(message)
         except FishingError as error:
@@ -56,10 +57,14 @@ class CaffeNet:
         The deploy net and its caffemodel, in the current or the V1 format.
     blobs : dict of str to str
         The net's names of x5, x6, x7, y8 and x8.
-    input_size, batch_size : int
+    input_size : int
+    batch_size : int or None
+        By default 32 on the CPU, and what memory allows on a GPU.
     temperature : float
     device : str
         ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Whether TF32 is asked for, by CAFFE_TF32.
 
     Raises
     ------
@@ -76,9 +81,10 @@ class CaffeNet:
         weights: Path,
         blobs: dict[str, str],
         input_size: int,
-        batch_size: int,
+        batch_size: int | None,
         temperature: float,
         device: str,
+        tf32: bool = False,
     ) -> None:
         try:
             import caffe
@@ -89,12 +95,12 @@ class CaffeNet:
                 f"expected patched Caffe, found that it cannot be imported ({error}); "
                 "run `make caffe-patched`"
             ) from None
-        _set_device(caffe, device)
+        gpu = _set_device(caffe, device, tf32=tf32)
         self._derived = gradient_net(
             read_deploy(prototxt),
             blobs,
             temperature=temperature,
-            batch_size=batch_size,
+            batch_size=batch_size or 1,
             input_size=input_size,
         )
         with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
@@ -113,6 +119,10 @@ class CaffeNet:
             name: int(np.prod(self._net.blobs[tap.blob].shape[1:]))
             for name, tap in self._derived.taps.items()
         }
+        self.batch_size = batch_size or CPU_BATCH
+        if gpu and not batch_size:
+            fixed, per_image = _net_bytes(self._net)
+            self.batch_size = fitting_batch(gpu.free, fixed, per_image, device)
 
     def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Run a batch; see `fishing.backends.Backend.run`."""
@@ -132,16 +142,59 @@ class CaffeNet:
         }
 
 
-def _set_device(caffe: Any, device: str) -> None:
+def _set_device(caffe: Any, device: str, *, tf32: bool) -> Gpu | None:
     """Choose the processor; Caffe itself would abort where there is none."""
     if device == "cpu":
         caffe.set_mode_cpu()
-        return
-    build = Path(caffe.__file__).with_name("build.json")
-    if not build.is_file() or not json.loads(build.read_text())["cuda"]:
+        return None
+    file = Path(caffe.__file__).with_name("build.json")
+    build = json.loads(file.read_text()) if file.is_file() else {"cuda": False}
+    if not build["cuda"]:
         raise BackendError(
             f"expected a Caffe with CUDA for --device {device}, found one built for "
             "the CPU only; run `make caffe-patched CUDA=1` or use --device cpu"
         )
+    gpu = find_gpu(device)
+    _check_build(build, gpu, device, tf32=tf32)
     caffe.set_device(int(device.removeprefix("gpu:")))
     caffe.set_mode_gpu()
+    return gpu
+
+
+def _check_build(build: dict[str, Any], gpu: Gpu, device: str, *, tf32: bool) -> None:
+    """Hold what Caffe was built for to the GPU that is there."""
+    wanted = tuple(map(int, build["cuda_toolkit"].split(".")[:2]))
+    if gpu.driver[0] < wanted[0]:
+        raise BackendError(
+            f"expected a driver for CUDA {wanted[0]} or later, found one for "
+            f"{gpu.driver[0]}.{gpu.driver[1]}; update the driver, or build Caffe with an "
+            "older toolkit: `make caffe-patched CUDA=1 CUDA_HOME=...`"
+        )
+    oldest = min(map(int, build["cuda_architectures"].split()))
+    if gpu.capability < oldest:
+        raise BackendError(
+            f"expected a GPU of compute capability {oldest / 10} or later, found "
+            f"{gpu.name} of {gpu.capability / 10}; build Caffe for it with "
+            f"`make caffe-patched CUDA=1 CUDA_ARCH={gpu.capability}`"
+        )
+    if tf32 and (build["gpu_blas"] != "cuBLAS" or gpu.capability < 80):
+        raise BackendError(
+            "expected cuBLAS and a GPU of compute capability 8.0 or later for TF32, "
+            f"found {build['gpu_blas']} and {gpu.name} of {gpu.capability / 10}"
+        )
+
+
+def _net_bytes(net: Any) -> tuple[int, int]:
+    """Bound the bytes that a net for one image takes: of its own, and for the image.
+
+    Caffe keeps for each blob its values, and at most as much again: gradients of some,
+    places of maxima, the scale of LRN. Each convolution unfolds one image at a time.
+    """
+    params = sum(p.data.size for layer in net.params.values() for p in layer)
+    unfolded = sum(
+        params[0].data[0].size * int(np.prod(net.blobs[net.top_names[name][0]].shape[2:]))
+        for name, params in net.params.items()
+        if net.layer_dict[name].type in ("Convolution", "Deconvolution")
+    )
+    values = sum(int(np.prod(blob.shape)) for blob in net.blobs.values())
+    return 4 * (params + unfolded), 8 * values

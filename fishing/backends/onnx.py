@@ -6,7 +6,6 @@ In go batches, out come paired blobs, from one call of one graph.
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,24 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from fishing.backends.devices import (
+    CPU_BATCH,
+    find_gpu,
+    fitting_batch,
+    parse_device,
+)
 from fishing.backends.onnx_builder import Graph
-from fishing.backends.onnx_graph import DATA, TAU, external_tensor, gradient_graph
+from fishing.backends.onnx_graph import (
+    DATA,
+    TAU,
+    external_tensor,
+    gradient_graph,
+    graph_bytes,
+)
 from fishing.errors import BackendError
 from fishing.nets import NetSpec
 
 _CUDA = "CUDAExecutionProvider"
-_DEVICE = re.compile(r"cpu|gpu:(\d+)")
 
 
 class OnnxBackend:
@@ -30,10 +40,13 @@ class OnnxBackend:
     ----------
     spec : NetSpec
     temperature : float
-    batch_size : int
-        Not needed here: the batch axis of the graph is open.
+    batch_size : int or None
+        By default 32 on the CPU, and what memory allows on a GPU; the batch axis of the
+        graph is open.
     device : str
         ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Multiply in TF32 on the GPU.
 
     Raises
     ------
@@ -43,11 +56,24 @@ class OnnxBackend:
         If the weights are missing, the net does not fit or cannot be converted.
     """
 
+    n_at_once = 1
+
     def __init__(
-        self, spec: NetSpec, *, temperature: float, batch_size: int, device: str
+        self,
+        spec: NetSpec,
+        *,
+        temperature: float,
+        batch_size: int | None,
+        device: str,
+        tf32: bool = False,
     ) -> None:
-        providers = _providers(device)
+        providers = _providers(device, tf32=tf32)
         graph = gradient_graph(spec)
+        self.batch_size = batch_size or CPU_BATCH
+        if device != "cpu" and not batch_size:
+            fixed, per_image = graph_bytes(graph)
+            free = find_gpu(device).free
+            self.batch_size = fitting_batch(free, fixed, per_image, device)
         self.widths: dict[str, int] = graph.widths
         self._tau = np.array(temperature, np.float32)
         self._session: Any = open_session(graph, providers)
@@ -66,11 +92,9 @@ class OnnxBackend:
         self._session = None
 
 
-def _providers(device: str) -> list[Any]:
+def _providers(device: str, *, tf32: bool) -> list[Any]:
     """List what runs the graph on a device, the preferred one first."""
-    match = _DEVICE.fullmatch(device)
-    if not match:
-        raise BackendError(f"expected a device 'cpu' or 'gpu:N', found '{device}'")
+    (device,) = parse_device(device)
     if device == "cpu":
         return ["CPUExecutionProvider"]
     available = onnxruntime.get_available_providers()
@@ -80,8 +104,9 @@ def _providers(device: str) -> list[Any]:
             f"{' '.join(available)}; install onnxruntime-gpu in place of onnxruntime, "
             "or use --device cpu"
         )
+    find_gpu(device)  # says in one line if there is none
     # TF32 keeps 10 bits of a number: too few for the same values as Caffe's.
-    settings = {"device_id": int(match[1]), "use_tf32": 0}
+    settings = {"device_id": int(device.removeprefix("gpu:")), "use_tf32": int(tf32)}
     return [(_CUDA, settings), "CPUExecutionProvider"]
 
 

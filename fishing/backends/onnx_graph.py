@@ -7,6 +7,7 @@ blobs, for ONNX Runtime here or as a file for use anywhere.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, shape_inference
 
 from fishing.backends.caffe_files import Weights, read_net, read_weights
 from fishing.backends.caffe_schema import Message
@@ -220,6 +221,22 @@ def write_graph(graph: Graph, path: Path) -> None:
     """
     data = _data_file(path)
     path.write_bytes(_model(graph, data, data.name, most_bytes=0).SerializeToString())
+
+
+def graph_bytes(graph: Graph) -> tuple[int, int]:
+    """Bound the bytes that a graph takes: of its own, and for each image.
+
+    The weights and 1 GiB for what a library of convolutions works with; and all values
+    between the nodes, though not all are there at the same time.
+    """
+    tensors = [_tensor(k, a, None) for k, a in graph.initializers.items()]
+    inferred = shape_inference.infer_shapes(graph.model(tensors)).graph
+    values = sum(
+        math.prod(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
+        for value in [*inferred.value_info, *inferred.output]
+    )
+    fixed = sum(array.nbytes for array in graph.initializers.values()) + 2**30
+    return fixed, 4 * values
 
 
 def external_tensor(name: str, array: NDArray[Any], **where: str) -> TensorProto:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.backends.devices import CPU_BATCH
 from fishing.backends.onnx import usable_cores
 from fishing.backends.onnx_graph import DATA, TAU, gradient_graph, write_graph
 from fishing.errors import BackendError
@@ -28,8 +29,8 @@ class OpenvinoBackend:
     ----------
     spec : NetSpec
     temperature : float
-    batch_size : int
-        Not needed here: the batch axis of the graph is open.
+    batch_size : int or None
+        By default 32; the batch axis of the graph is open.
     device : str
         ``cpu``.
     precision : str
@@ -43,12 +44,14 @@ class OpenvinoBackend:
         If the weights are missing, the net does not fit or cannot be converted.
     """
 
+    n_at_once = 1
+
     def __init__(
         self,
         spec: NetSpec,
         *,
         temperature: float,
-        batch_size: int,
+        batch_size: int | None,
         device: str,
         precision: str = "float32",
     ) -> None:
@@ -69,6 +72,7 @@ class OpenvinoBackend:
             _check_bfloat16(core)
         graph = gradient_graph(spec, native_lrn=True)
         self.widths: dict[str, int] = graph.widths
+        self.batch_size = batch_size or CPU_BATCH
         self._tau = np.array(temperature, np.float32)
         settings = {
             # Else OpenVINO chooses a precision by the processor.

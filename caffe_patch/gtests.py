@@ -1,0 +1,80 @@
+"""Caffe's own tests: run the program of them in shards, and count.
+
+In goes the program and which tests to run, out come how many passed and failed.
+Standard library only, and nothing of the build: a bundle has the program alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+# Tests of a type and a device end in a number: 2 and 3 are of the GPU.
+_ON_GPU = "*GPU*:*/2.*:*/3.*"
+#: Filters of GTest by the device that the tests need.
+FILTERS = {"cpu": f"-{_ON_GPU}", "gpu": _ON_GPU, "all": "*"}
+
+
+class TestRun(NamedTuple):
+    """How a run of tests ended; `log` is what the failed ones said, or a summary."""
+
+    passed: int
+    failed: int
+    log: str
+
+
+def run_tests(
+    program: Path, which: str, shards: int, *, folder: Path, device: str = ""
+) -> TestRun:
+    """Run tests in processes beside each other.
+
+    Parameters
+    ----------
+    program : Path
+    which : str
+        A key of `FILTERS`.
+    shards : int
+        Processes.
+    folder : Path
+        Where the tests look for their data.
+    device : str
+        Number of the GPU, if not the first.
+    """
+
+    def run(index: int) -> tuple[int, str]:
+        # One BLAS thread per process: there is a process for every core.
+        sharding = {"GTEST_TOTAL_SHARDS": str(shards), "GTEST_SHARD_INDEX": str(index)}
+        result = subprocess.run(
+            [program, f"--gtest_filter={FILTERS[which]}", *([device] if device else [])],
+            cwd=folder,
+            env={**os.environ, **sharding, "OPENBLAS_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        return result.returncode, result.stdout
+
+    with ThreadPoolExecutor(shards) as pool:
+        results = list(pool.map(run, range(shards)))
+    passed = failed = 0
+    logs = []
+    for code, text in results:
+        good, bad = count_tests(text, code)
+        passed, failed = passed + good, failed + bad
+        summary = re.findall(r"^(?:\[=+\] .* ran.*|\[  PASSED  \].*)", text, re.M)
+        logs.append(text[-20000:] if bad else "\n".join(summary))
+    return TestRun(passed, failed, "\n".join(logs))
+
+
+def count_tests(text: str, code: int) -> tuple[int, int]:
+    """Count (passed, failed) in a gtest log; a crash is one more failure."""
+    passed = len(re.findall(r"^\[       OK \]", text, re.M))
+    failed = len(re.findall(r"^\[  FAILED  \] .*\(\d+ ms\)$", text, re.M))
+    if not failed and (code or not re.search(r"^\[  PASSED  \]", text, re.M)):
+        failed = 1
+    return passed, failed

@@ -1,0 +1,182 @@
+"""Devices: which are asked for, which GPUs there are, and how much fits into them.
+
+In goes a device as the command line has it, out come devices one by one, what NVIDIA's
+driver says of a GPU, and the batch size that its memory allows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from typing import Any, NamedTuple
+
+from fishing.errors import BackendError
+
+#: Images that go through the net at once, on the CPU and at most on a GPU.
+CPU_BATCH, MAX_BATCH = 32, 256
+#: Workers on one GPU: while one brings a batch there and back, the other's net runs.
+PER_GPU = 2
+
+# Of the free memory the nets may fill: the rest is for what nobody counts.
+_SHARE = 0.8
+_DEVICES = re.compile(r"cpu|gpu:\d+(,\d+)*")
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
+
+
+class Gpu(NamedTuple):
+    """What the driver says of a GPU.
+
+    Attributes
+    ----------
+    name : str
+    capability : int
+        Ten times the compute capability: 90 for 9.0.
+    free, total : int
+        Bytes of memory.
+    driver : tuple of int
+        The newest CUDA that the driver knows, such as (13, 0).
+    """
+
+    name: str
+    capability: int
+    free: int
+    total: int
+    driver: tuple[int, int]
+
+
+def parse_device(device: str) -> list[str]:
+    """Take a device apart into those that one worker runs on.
+
+    Parameters
+    ----------
+    device : str
+        ``cpu``, ``gpu:0``, or several GPUs: ``gpu:0,1``.
+
+    Raises
+    ------
+    BackendError
+        If it is none of these, or names a GPU twice.
+
+    Examples
+    --------
+    >>> parse_device("gpu:0,2")
+    ['gpu:0', 'gpu:2']
+    """
+    if not _DEVICES.fullmatch(device):
+        raise BackendError(
+            f"expected a device 'cpu', 'gpu:0' or 'gpu:0,1', found '{device}'"
+        )
+    if device == "cpu":
+        return ["cpu"]
+    numbers = [int(number) for number in device.removeprefix("gpu:").split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise BackendError(f"expected each GPU once, found '{device}'")
+    return [f"gpu:{number}" for number in numbers]
+
+
+def find_gpu(device: str) -> Gpu:
+    """Ask the driver for a GPU.
+
+    Parameters
+    ----------
+    device : str
+        ``gpu:N``, counted as CUDA does, among those that CUDA_VISIBLE_DEVICES leaves.
+
+    Raises
+    ------
+    BackendError
+        If there is no driver or no such GPU, or it cannot be used.
+    """
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        raise BackendError(
+            f"expected an NVIDIA GPU for --device {device}, found no NVIDIA driver "
+            "(no libcuda.so.1); use --device cpu"
+        ) from None
+    return _ask(cuda, device)
+
+
+def _ask(cuda: Any, device: str) -> Gpu:
+    """Ask through the driver's own interface."""
+
+    def call(name: str, *arguments: Any) -> None:
+        code = getattr(cuda, name)(*arguments)
+        if code:
+            words = ctypes.c_char_p()
+            cuda.cuGetErrorName(code, ctypes.byref(words))
+            reason = (words.value or b"no name").decode()
+            raise BackendError(
+                f"expected a working GPU for --device {device}, found that the driver "
+                f"answers {name} with error {code} ({reason}); try nvidia-smi, or use "
+                "--device cpu"
+            )
+
+    number = int(device.removeprefix("gpu:"))
+    call("cuInit", 0)
+    version, count, handle = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    call("cuDriverGetVersion", ctypes.byref(version))
+    call("cuDeviceGetCount", ctypes.byref(count))
+    if number >= count.value:
+        there = "1 GPU" if count.value == 1 else f"{count.value} GPUs"
+        raise BackendError(
+            f"expected a GPU of number {number} for --device {device}, found {there}, "
+            "counted from 0; see nvidia-smi and CUDA_VISIBLE_DEVICES"
+        )
+    call("cuDeviceGet", ctypes.byref(handle), number)
+    name = ctypes.create_string_buffer(256)
+    call("cuDeviceGetName", name, len(name), handle)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    call("cuDeviceGetAttribute", ctypes.byref(major), _MAJOR, handle)
+    call("cuDeviceGetAttribute", ctypes.byref(minor), _MINOR, handle)
+    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
+    # The context that CUDA's runtime will use; it is let go of again.
+    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
+    try:
+        call("cuCtxPushCurrent_v2", context)
+        call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        call("cuCtxPopCurrent_v2", ctypes.byref(context))
+    finally:
+        cuda.cuDevicePrimaryCtxRelease_v2(handle)
+    return Gpu(
+        name.value.decode(errors="replace"),
+        10 * major.value + minor.value,
+        free.value,
+        total.value,
+        (version.value // 1000, version.value % 1000 // 10),
+    )
+
+
+def fitting_batch(free: int, fixed: int, per_image: int, device: str) -> int:
+    """Choose the batch size that memory allows.
+
+    A power of two, so that a little more or less free memory changes nothing.
+
+    Parameters
+    ----------
+    free : int
+        Bytes of memory, of which each of `PER_GPU` workers gets its share.
+    fixed, per_image : int
+        Bytes that the net takes anyway, and for each image of a batch.
+    device : str
+        For the message.
+
+    Raises
+    ------
+    BackendError
+        If not even one image fits.
+
+    Examples
+    --------
+    >>> fitting_batch(16 << 30, 1 << 30, 100 << 20, "gpu:0")
+    32
+    """
+    share = _SHARE / PER_GPU
+    n_images = int((share * free - fixed) // per_image)
+    if n_images < 1:
+        raise BackendError(
+            f"expected {(fixed + per_image) / share / 2**20:.0f} MiB of free memory on "
+            f"{device} for this net, found {free / 2**20:.0f}; end what else runs "
+            "there, or use --device cpu"
+        )
+    return min(1 << (n_images.bit_length() - 1), MAX_BATCH)
