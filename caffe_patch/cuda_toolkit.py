@@ -125,8 +125,8 @@ def choose_architectures(nvcc: Path) -> list[int]:
     if asked == "all":
         return first
     if not asked:
-        return sorted({max(k for k in known if k <= gpu)
-                       for gpu in installed_gpus() if gpu >= OLDEST}) or first  # fmt: skip
+        gpus = [gpu for gpu in installed_gpus() if gpu >= OLDEST]
+        return sorted({max(k for k in known if k <= gpu) for gpu in gpus}) or first
     wanted = re.split(r"[;,\s]+", asked)
     strange = [a for a in wanted if not a.isdigit() or int(a) not in known]
     if strange:
@@ -163,8 +163,8 @@ def find_libraries(
                 found = _library(wheels, name, header)
         if found is None:
             raise BuildError(
-                f"CUDA=1 needs {name}, which is neither in {root} nor could pip install "
-                f"it; install the full toolkit, or {_requirement(name, version)}"
+                f"CUDA=1 needs {name}, which is not in {root}, and pip could not "
+                f"install it; install the full toolkit, or {_requirement(name, version)}"
             )
         includes.append(found[0])
         libraries.append(found[1])

@@ -49,7 +49,11 @@ def run_tests(
         # One BLAS thread per process: there is a process for every core.
         sharding = {"GTEST_TOTAL_SHARDS": str(shards), "GTEST_SHARD_INDEX": str(index)}
         result = subprocess.run(
-            [program, f"--gtest_filter={FILTERS[which]}", *([device] if device else [])],
+            [
+                program,
+                f"--gtest_filter={FILTERS[which]}",
+                *([device] if device else []),
+            ],
             cwd=folder,
             env={**os.environ, **sharding, "OPENBLAS_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

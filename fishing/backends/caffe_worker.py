@@ -2,7 +2,8 @@
 
 In come pickled messages on standard input, out go pickled answers on standard output:
 first the settings of the net, answered by the widths of its blobs and the batch size;
-then batches, answered by their blobs. A failed Caffe check aborts this process and no other.
+then batches, answered by their blobs. A failed Caffe check aborts this process and no
+other.
 """
 
 from __future__ import annotations
@@ -167,8 +168,8 @@ def _check_build(build: dict[str, Any], gpu: Gpu, device: str, *, tf32: bool) ->
     if gpu.driver[0] < wanted[0]:
         raise BackendError(
             f"expected a driver for CUDA {wanted[0]} or later, found one for "
-            f"{gpu.driver[0]}.{gpu.driver[1]}; update the driver, or build Caffe with an "
-            "older toolkit: `make caffe-patched CUDA=1 CUDA_HOME=...`"
+            f"{gpu.driver[0]}.{gpu.driver[1]}; update the driver, or build Caffe with "
+            "an older toolkit: `make caffe-patched CUDA=1 CUDA_HOME=...`"
         )
     oldest = min(map(int, build["cuda_architectures"].split()))
     if gpu.capability < oldest:
@@ -192,7 +193,8 @@ def _net_bytes(net: Any) -> tuple[int, int]:
     """
     params = sum(p.data.size for layer in net.params.values() for p in layer)
     unfolded = sum(
-        params[0].data[0].size * int(np.prod(net.blobs[net.top_names[name][0]].shape[2:]))
+        params[0].data[0].size
+        * int(np.prod(net.blobs[net.top_names[name][0]].shape[2:]))
         for name, params in net.params.items()
         if net.layer_dict[name].type in ("Convolution", "Deconvolution")
     )

@@ -9,7 +9,7 @@ two workers on a GPU brings a batch there and blobs back, the net of the other r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from queue import SimpleQueue
@@ -66,7 +66,7 @@ class Workers:
 
 def run_ahead(
     net: Backend, batches: Iterable[tuple[T, NDArray[np.float32]]]
-) -> Iterator[tuple[T, Blobs]]:
+) -> Generator[tuple[T, Blobs], None, None]:
     """Run batches while the results of those before them are used.
 
     Close the iterator before the net.
