@@ -103,8 +103,9 @@ def test() -> int:
     with alone():
         obj = configure()
         ninja(obj, "caffe_tests")
-        # Tests that need a GPU wait for a machine that has one.
-        which = "all" if cuda() and cuda_toolkit.installed_gpus() else "cpu"
+        which = "cpu build"
+        if cuda():  # tests that need a GPU wait for a machine that has one
+            which = "all" if cuda_toolkit.installed_gpus() else "cpu"
         found = run_tests(obj / "caffe_tests", which, min(cores(), 4), folder=SRC)
     print(found.log)
     print(f"{found.passed} passed, {found.failed} failed")

@@ -164,7 +164,8 @@ def find_libraries(
         if found is None:
             raise BuildError(
                 f"CUDA=1 needs {name}, which is not in {root}, and pip could not "
-                f"install it; install the full toolkit, or {_requirement(name, version)}"
+                "install it; install the full toolkit, or "
+                f"{_requirement(name, version)}"
             )
         includes.append(found[0])
         libraries.append(found[1])

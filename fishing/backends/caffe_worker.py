@@ -96,7 +96,7 @@ class CaffeNet:
                 f"expected patched Caffe, found that it cannot be imported ({error}); "
                 "run `make caffe-patched`"
             ) from None
-        gpu = _set_device(caffe, device, tf32=tf32)
+        gpu = set_device(caffe, device, tf32=tf32)
         self._derived = gradient_net(
             read_deploy(prototxt),
             blobs,
@@ -107,44 +107,63 @@ class CaffeNet:
         with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
             file.write(str(self._derived.param))
             file.flush()
-            self._net = caffe.Net(file.name, caffe.TEST)
+            self.net = caffe.Net(file.name, caffe.TEST)
         # Caffe would leave a layer that the file has not as it was made, and abort at
         # parameters of another shape.
         shapes = {
             name: [list(param.shape) for param in params]
-            for name, params in self._net.params.items()
+            for name, params in self.net.params.items()
         }
         fit_weights(weights, read_weights(weights), shapes)
-        self._net.copy_from(str(weights))
+        self.net.copy_from(str(weights))
         self.widths = {
-            name: int(np.prod(self._net.blobs[tap.blob].shape[1:]))
+            name: int(np.prod(self.net.blobs[tap.blob].shape[1:]))
             for name, tap in self._derived.taps.items()
         }
         self.batch_size = batch_size or CPU_BATCH
         if gpu and not batch_size:
-            fixed, per_image = _net_bytes(self._net)
+            fixed, per_image = _net_bytes(self.net)
             self.batch_size = fitting_batch(gpu.free, fixed, per_image, device)
 
     def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Run a batch; see `fishing.backends.Backend.run`."""
-        source = self._net.blobs[self._derived.input]
+        source = self.net.blobs[self._derived.input]
         if source.shape[0] != len(data):
             source.reshape(*data.shape)
-            self._net.reshape()
+            self.net.reshape()
         source.data[...] = data
-        self._net.forward()
-        self._net.backward()
+        self.net.forward()
+        self.net.backward()
         return {
             # pycaffe hands out views of memory that the next pass overwrites
-            name: getattr(self._net.blobs[tap.blob], tap.part)
+            name: getattr(self.net.blobs[tap.blob], tap.part)
             .reshape(len(data), -1)
             .copy()
             for name, tap in self._derived.taps.items()
         }
 
 
-def _set_device(caffe: Any, device: str, *, tf32: bool) -> Gpu | None:
-    """Choose the processor; Caffe itself would abort where there is none."""
+def set_device(caffe: Any, device: str, *, tf32: bool = False) -> Gpu | None:
+    """Choose the processor; Caffe itself would abort where there is none.
+
+    Parameters
+    ----------
+    caffe : module
+    device : str
+        ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Whether TF32 is asked for.
+
+    Returns
+    -------
+    Gpu or None
+        None for the CPU.
+
+    Raises
+    ------
+    BackendError
+        If there is no such GPU, or Caffe was not built for it.
+    """
     if device == "cpu":
         caffe.set_mode_cpu()
         return None

@@ -1,0 +1,144 @@
+"""Whether the device gives what the CPU gives: blobs, and the table of caltech20."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from report import NotRun, Section
+
+from fishing.backends import BLOBS, open_backend
+from fishing.errors import FishingError
+from fishing.nets import NetSpec, load_net
+
+Blobs = Mapping[str, NDArray[np.float32]]
+
+TAU = 2.0
+#: Of the largest value of a blob: sums of 25,088 float32 products in another order.
+TOLERANCE = 1e-4
+#: Images with a unit that is on here and off there; its gradient is no rounding error.
+MOST_FLIPPED = 0.5
+#: Points of mean average precision.
+TABLE_TOLERANCE = 0.3
+N_IMAGES = 8
+
+
+def made_images(n: int, size: int) -> NDArray[np.float32]:
+    """Make up smooth images of the range of real ones with the mean subtracted."""
+    rng = np.random.default_rng(1)
+    coarse = rng.uniform(-120, 130, (n, 3, 8, 8))
+    fine = coarse.repeat(-(-size // 8), 2).repeat(-(-size // 8), 3)[..., :size, :size]
+    return (fine + rng.normal(0, 10, fine.shape)).astype(np.float32)
+
+
+def caffe_blobs(spec: NetSpec, device: str, *, tf32: bool = False) -> Blobs:
+    """Run a few images through patched Caffe."""
+    data = made_images(N_IMAGES, spec.input_size)
+    net = open_backend(
+        "caffe", spec, temperature=TAU, batch_size=len(data), device=device, tf32=tf32
+    )
+    try:
+        return net.run(data)
+    finally:
+        net.close()
+
+
+def compare_blobs(spec: NetSpec, device: str) -> Section:
+    """Compare all blobs of a few images, and how far TF32 takes them."""
+    cpu = caffe_blobs(spec, "cpu")
+    section = compare(cpu, caffe_blobs(spec, device))
+    if device == "cpu":
+        return section
+    try:
+        rough = compare(cpu, caffe_blobs(spec, device, tf32=True))
+    except FishingError as error:
+        return section._replace(text=f"{section.text} TF32 not tried: {error}.")
+    rows = [[*a, b[1]] for a, b in zip(section.rows, rough.rows, strict=True)]
+    return section._replace(head=[*section.head, "with TF32"], rows=rows)
+
+
+def compare(a: Blobs, b: Blobs) -> Section:
+    """Compare the blobs of two makers.
+
+    Gradients are compared for the images whose ReLUs agree: a unit that is zero but for
+    rounding may be on with one and off with the other, and then passes on a gradient or
+    none.
+    """
+    flipped = np.zeros(len(a[BLOBS[0]]), bool)
+    for name in ("forward/fc6", "forward/fc7"):
+        flipped |= ((a[name] > 0) != (b[name] > 0)).any(axis=1)
+    rows: list[list[Any]] = []
+    good = flipped.mean() <= MOST_FLIPPED
+    for name in BLOBS:
+        keep = ~flipped if name.startswith("backward") else np.ones_like(flipped)
+        x, y = a[name][keep].astype(float), b[name][keep].astype(float)
+        error = np.abs(x - y).max() / np.abs(x).max() if len(x) else np.nan
+        rows.append([name, f"{error:.1e}", f"{TOLERANCE:.0e}"])
+        good &= bool(error <= TOLERANCE) or not len(x)
+    text = (
+        f"Largest difference of {len(flipped)} images by the largest value; in "
+        f"{flipped.sum()} of them a ReLU flips, whose gradients are left out."
+    )
+    status = "passed" if good else "failed"
+    return Section("", status, text, ["blob", "difference", "allowed"], rows)
+
+
+def table(data: Path | None, device: str, folder: Path) -> Section:
+    """Compare mean average precisions on caltech20 with the reference.
+
+    Raises
+    ------
+    NotRun
+        If the data or a library is not there.
+    """
+    data = data or Path(__file__).parents[3] / "shared" / "data" / "caltech20"
+    if not data.is_dir():
+        raise NotRun(f"no data in {data}; name the folder with --data")
+    missing = [name for name in ("cv2", "h5py", "sklearn") if find_spec(name) is None]
+    if missing:
+        raise NotRun(f"no {' '.join(missing)} in this Python")
+    spec = load_net("tinyalexnet")
+    reference = reference_table(spec)
+    found = {"found": mean_precisions(spec, data, device, folder / "caltech20.h5")}
+    text = ""
+    if device != "cpu":
+        try:
+            found["with TF32"] = mean_precisions(
+                spec, data, device, folder / "tf32.h5", tf32=True
+            )
+        except FishingError as error:
+            text = f"TF32 not tried: {error}."
+    head = ["feature", "reference", *found]
+    rows = [
+        [name, f"{value:.1f}", *(f"{column[name]:.1f}" for column in found.values())]
+        for name, value in reference.items()
+    ]
+    far = max(abs(found["found"][name] - value) for name, value in reference.items())
+    status = "passed" if far <= TABLE_TOLERANCE else "failed"
+    return Section("", status, text, head, rows)
+
+
+def reference_table(spec: NetSpec) -> dict[str, float]:
+    """Read the figures of an independent implementation."""
+    text = (spec.folder / "PROVENANCE.md").read_text()
+    figures = re.findall(r"((?:[xyd]W?\d\+?)+) (\d+\.\d)[,.]", text)
+    return {name: float(value) for name, value in figures}
+
+
+def mean_precisions(
+    spec: NetSpec, data: Path, device: str, output: Path, *, tf32: bool = False
+) -> dict[str, float]:
+    """Extract with Caffe, and evaluate: mean average precisions in per cent."""
+    from fishing.dataset import read_splits
+    from fishing.evaluate import evaluate
+    from fishing.extract import extract
+
+    lists = read_splits(data, ["trainval", "test"])
+    extract(spec, lists, output, backend="caffe", device=device, tf32=tf32)
+    record = evaluate(output, protocol="voc2007").record
+    return {name: 100 * r["mAP"] for name, r in record["features"].items()}

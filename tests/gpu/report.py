@@ -1,0 +1,67 @@
+"""The report: sections with a status and a table each, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class NotRun(Exception):
+    """A step that cannot be run here, and why."""
+
+
+class Section(NamedTuple):
+    """What a step found.
+
+    Attributes
+    ----------
+    title : str
+    status : str
+        ``passed``, ``failed``, ``measured`` or ``not run``.
+    text : str
+        What the table does not say, such as the reason.
+    head : list of str
+    rows : list of lists
+    """
+
+    title: str
+    status: str
+    text: str
+    head: list[str]
+    rows: list[list[Any]]
+
+
+def as_markdown(record: Mapping[str, Any]) -> str:
+    """Write a record as Markdown.
+
+    Parameters
+    ----------
+    record : mapping
+        ``machine``, a mapping; ``sections``, the fields of `Section` of each.
+    """
+    lines = ["# GPU check", ""]
+    lines += [f"- {key}: {value}" for key, value in record["machine"].items()]
+    for section in record["sections"]:
+        lines += ["", f"## {section['title']}: {section['status']}"]
+        if section["text"]:
+            is_log = "\n" in section["text"]
+            fence = ["```"] if is_log else []
+            lines += ["", *fence, section["text"].strip(), *fence]
+        if section["rows"]:
+            rows = [section["head"], ["---"] * len(section["head"]), *section["rows"]]
+            lines += ["", *(f"| {' | '.join(map(str, row))} |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write report.md and report.json into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "report.md": as_markdown(record),
+        "report.json": json.dumps(record, indent=1) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in texts]
