@@ -1,9 +1,17 @@
+# Of the environment: CUDA=1 (a build for GPUs), CUDA_HOME, CUDA_ARCH, CAFFE_SRC.
+export CUDA CUDA_HOME CUDA_ARCH CAFFE_SRC
+
 # The Python that .venv is made from, and what goes in there.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
+# What `make gpu-check` runs on, and further arguments of tests/gpu/check.py.
+DEVICE ?= gpu:0
+CHECK ?=
+
 .PHONY: demo test lint bench caffe-patched caffe-test clean help
+.PHONY: caffe-cuda-check caffe-bundle gpu-check
 
 help:
 	@echo "make demo           extract and evaluate gradient features of real photographs"
@@ -11,6 +19,9 @@ help:
 	@echo "make lint           style and types"
 	@echo "make caffe-patched  build patched Caffe into .venv (CUDA=1: for the GPU)"
 	@echo "make caffe-test     Caffe's own tests of the layers that matter here"
+	@echo "make gpu-check      prove and measure the GPU side (DEVICE=gpu:0)"
+	@echo "make caffe-bundle   pack patched Caffe for GPU machines (CUDA=1)"
+	@echo "make caffe-cuda-check  compile and link the GPU build anew"
 	@echo "make bench          time and memory, as ratios"
 	@echo "make clean          remove .venv and build/"
 
@@ -24,6 +35,18 @@ caffe-patched: .venv/installed
 
 caffe-test: .venv/installed
 	$(BIN)/python caffe_patch/build.py test
+
+caffe-cuda-check: .venv/installed
+	$(BIN)/python caffe_patch/cuda_check.py
+
+caffe-bundle: .venv/installed
+	$(BIN)/python caffe_patch/bundle.py
+
+gpu-check: export CUDA = 1
+gpu-check: .venv/installed
+	$(BIN)/python caffe_patch/build.py install
+	$(BIN)/python caffe_patch/build.py tests
+	$(BIN)/python tests/gpu/check.py --device $(DEVICE) $(CHECK)
 
 demo: .venv/installed
 	$(BIN)/fishing photographs $(DEMO)/photographs

@@ -3,6 +3,7 @@
 
     python caffe_patch/build.py install     # what `make caffe-patched` runs
     python caffe_patch/build.py test        # what `make caffe-test` runs
+    python caffe_patch/build.py tests       # builds Caffe's tests, and runs none
 
 The package `caffe` goes into the site-packages of the interpreter that runs
 this script.  Environment: CAFFE_SRC (a Caffe tree to use), CUDA=1 (with
@@ -66,9 +67,9 @@ PIP: list[tuple[str, Version, Version | None]] = [
 
 def main(argv: list[str]) -> int:
     """Run one command; 0 when it succeeded, 1 when tests failed, else 2."""
-    commands = {"install": install, "test": test}
+    commands = {"install": install, "test": test, "tests": build_tests}
     if len(argv) != 1 or argv[0] not in commands:
-        print("usage: build.py install|test", file=sys.stderr)
+        print("usage: build.py install|test|tests", file=sys.stderr)
         return 2
     try:
         return commands[argv[0]]()
@@ -95,6 +96,13 @@ def install() -> int:
         ninja(obj, "pycaffe")
         swap_in(obj, wanted_stamp())
     print(f"caffe: installed in {target}")
+    return 0
+
+
+def build_tests() -> int:
+    """Build Caffe's own tests on the patched tree."""
+    with alone():
+        ninja(configure(), "caffe_tests")
     return 0
 
 

@@ -289,7 +289,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["gpu", "gpu:x", "cuda", ""])
 def test_unknown_devices(device: str) -> None:
     spec = load_net("tinyalexnet")
-    _refused(spec, BackendError, "expected a device 'cpu' or 'gpu:N'", device=device)
+    _refused(spec, BackendError, "expected a device 'cpu', 'gpu:0' or", device=device)
 
 
 def test_a_gpu_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

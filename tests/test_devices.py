@@ -1,0 +1,210 @@
+"""Devices: what is asked for, and a driver that answers as NVIDIA's would."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fishing.backends import devices, open_backend
+from fishing.backends.caffe_worker import set_device
+from fishing.backends.devices import Gpu, find_gpu, fitting_batch, parse_device
+from fishing.errors import BackendError
+from fishing.nets import load_net
+
+GIB = 1 << 30
+
+
+class _Driver:
+    """libcuda with some GPUs, all of one kind; `broken` answers with an error."""
+
+    def __init__(self, n_gpus: int = 2, broken: str = "") -> None:
+        self.n_gpus, self.broken = n_gpus, broken
+        self.retained = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> int:
+            # What comes by reference, as the object itself.
+            args = [getattr(a, "_obj", a) for a in arguments]
+            if name == self.broken:
+                return 2
+            answer = getattr(self, f"_{name.removesuffix('_v2')}", None)
+            return (answer(*args) if answer else 0) or 0
+
+        return call
+
+    def _cuDriverGetVersion(self, version: Any) -> None:
+        version.value = 13010
+
+    def _cuDeviceGetCount(self, count: Any) -> int:
+        count.value = self.n_gpus
+        return 0 if self.n_gpus else 100
+
+    def _cuDeviceGet(self, handle: Any, number: int) -> None:
+        handle.value = 40 + number
+
+    def _cuDeviceGetName(self, name: Any, size: int, handle: Any) -> None:
+        name.value = f"GPU of handle {handle.value}".encode()
+
+    def _cuDeviceGetAttribute(self, value: Any, which: int, handle: Any) -> None:
+        value.value = {75: 9, 76: 0}[which]
+
+    def _cuDevicePrimaryCtxRetain(self, context: Any, handle: Any) -> None:
+        self.retained += 1
+
+    def _cuDevicePrimaryCtxRelease(self, handle: Any) -> None:
+        self.retained -= 1
+
+    def _cuMemGetInfo(self, free: Any, total: Any) -> None:
+        free.value, total.value = 70 * GIB, 80 * GIB
+
+    def _cuGetErrorName(self, code: int, words: Any) -> None:
+        words.value = b"CUDA_ERROR_OUT_OF_MEMORY" if code == 2 else b"CUDA_ERROR"
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> _Driver:
+    found = _Driver()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: found)
+    return found
+
+
+def test_parse_device() -> None:
+    assert parse_device("cpu") == ["cpu"]
+    assert parse_device("gpu:3") == ["gpu:3"]
+    assert parse_device("gpu:1,0") == ["gpu:1", "gpu:0"]
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "gpu:", "gpu:x", "gpu:0,", "cpu,gpu:0"])
+def test_devices_that_are_none(device: str) -> None:
+    with pytest.raises(BackendError, match="expected a device 'cpu', 'gpu:0' or"):
+        parse_device(device)
+
+
+def test_a_gpu_twice() -> None:
+    with pytest.raises(BackendError, match="each GPU once, found 'gpu:0,1,0'"):
+        parse_device("gpu:0,1,0")
+
+
+def test_the_driver_is_asked(driver: _Driver) -> None:
+    gpu = find_gpu("gpu:1")
+    assert gpu == Gpu("GPU of handle 41", 90, 70 * GIB, 80 * GIB, (13, 1))
+    assert driver.retained == 0
+
+
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    with pytest.raises(BackendError, match="found no NVIDIA driver .*--device cpu"):
+        find_gpu("gpu:0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_gpus": 1}, "number 2 for --device gpu:2, found 1 GPU, counted from 0"),
+        ({"n_gpus": 0}, "answers cuDeviceGetCount with error 100"),
+        ({"broken": "cuInit"}, r"cuInit with error 2 \(CUDA_ERROR_OUT_OF_MEMORY\)"),
+        ({"broken": "cuMemGetInfo_v2"}, "cuMemGetInfo_v2 with error 2"),
+    ],
+)
+def test_gpus_that_cannot_be_used(
+    driver: _Driver, changes: dict[str, Any], message: str
+) -> None:
+    driver.n_gpus = 3
+    vars(driver).update(changes)
+    with pytest.raises(BackendError, match=message):
+        find_gpu("gpu:2")
+    assert driver.retained == 0
+
+
+def test_the_batch_that_fits() -> None:
+    # Two workers share 80 % of the memory: 4 GiB each.
+    share = {"fixed": GIB, "device": "gpu:0"}
+    assert fitting_batch(10 * GIB, per_image=3 * GIB, **share) == 1
+    assert fitting_batch(10 * GIB, per_image=3 * GIB // 63, **share) == 32
+    assert fitting_batch(10 * GIB, per_image=3 * GIB // 64, **share) == 64
+    assert fitting_batch(10 * GIB, per_image=1, **share) == 256
+    with pytest.raises(BackendError, match="expected 10240 MiB .* found 9216;"):
+        fitting_batch(9 * GIB, per_image=3 * GIB, **share)
+
+
+# --- what Caffe was built for, and what is there ----------------------------------
+
+BUILD = {
+    "cuda": True,
+    "cuda_toolkit": "13.0.88",
+    "cuda_architectures": "75 80 90",
+    "gpu_blas": "cuBLAS",
+}
+
+
+@pytest.mark.parametrize(
+    ("build", "tf32", "message"),
+    [
+        ({"cuda": False}, False, "found one built for the CPU only"),
+        ({"cuda_toolkit": "14.1.3"}, False, "a driver for CUDA 14 .* found one for 13.1"),
+        ({"cuda_architectures": "100"}, False, "10.0 or later, found GPU of .* of 9.0"),
+        ({"gpu_blas": "blas.cu"}, True, "expected cuBLAS .* for TF32, found blas.cu"),
+    ],
+)
+def test_builds_that_do_not_fit(
+    driver: _Driver, tmp_path: Path, build: dict[str, Any], tf32: bool, message: str
+) -> None:
+    (tmp_path / "build.json").write_text(json.dumps({**BUILD, **build}))
+    caffe = SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
+    with pytest.raises(BackendError, match=message):
+        set_device(caffe, "gpu:0", tf32=tf32)
+
+
+def test_caffe_is_set_to_the_gpu(driver: _Driver, tmp_path: Path) -> None:
+    (tmp_path / "build.json").write_text(json.dumps(BUILD))
+    calls: list[Any] = []
+    caffe = SimpleNamespace(
+        __file__=str(tmp_path / "__init__.py"),
+        set_device=calls.append,
+        set_mode_gpu=lambda: calls.append("gpu"),
+    )
+    gpu = set_device(caffe, "gpu:1", tf32=True)
+    assert gpu is not None
+    assert gpu.capability == 90
+    assert calls == [1, "gpu"]
+
+
+@pytest.mark.parametrize("backend", ["caffe", "onnx", "openvino"])
+def test_tf32_wants_a_gpu(backend: str) -> None:
+    spec = load_net("tinyalexnet")
+    with pytest.raises(BackendError, match="on a GPU for TF32, found --backend"):
+        open_backend(
+            backend, spec, temperature=2, batch_size=None, device="cpu", tf32=True
+        )
+
+
+def test_every_gpu_gets_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole choice of devices and batch size, with a maker that is no net."""
+    opened: list[dict[str, Any]] = []
+
+    def maker(spec: object, **settings: Any) -> SimpleNamespace:
+        opened.append(settings)
+        size = 64 if settings["device"] == "gpu:0" else 16
+        return SimpleNamespace(widths={}, batch_size=size, close=lambda: None)
+
+    monkeypatch.setattr("fishing.backends.caffe.CaffeBackend", maker)
+    net = open_backend(
+        "caffe",
+        load_net("tinyalexnet"),
+        temperature=2,
+        batch_size=None,
+        device="gpu:0,1",
+        tf32=True,
+    )
+    devices_of = [settings["device"] for settings in opened]
+    assert devices_of == ["gpu:0"] * devices.PER_GPU + ["gpu:1"] * devices.PER_GPU
+    assert all(settings["tf32"] for settings in opened)
+    assert (net.batch_size, net.n_at_once) == (16, 4)
