@@ -1,6 +1,6 @@
 // The calls of cuBLAS and cuRAND that Caffe makes, for builds that carry neither.
 //
-// cuBLAS and its kernels for every card fill 590 MB, of which Caffe uses fifteen
+// cuBLAS and its kernels for every card fill 590 MB, of which Caffe uses some twenty
 // functions. The bundle (bundle.py) is linked with this file in their place: the
 // declarations are NVIDIA's, so that Caffe is compiled once for both. Vectors have
 // increments of 1 and results go to the host, as Caffe has it. Everything is

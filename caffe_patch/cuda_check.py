@@ -18,8 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-from build import BUILD, alone, configure, cores, fill_package, module_name
 from failure import BuildError
+
+from build import BUILD, alone, configure, cores, fill_package, module_name
 
 TARGETS = ("pycaffe", "caffe_tests", "pycaffe_bundle", "caffe_tests_bundle")
 

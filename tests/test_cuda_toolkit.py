@@ -169,5 +169,3 @@ class _Pip:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
-
-

@@ -37,32 +37,32 @@ class _Driver:
 
         return call
 
-    def _cuDriverGetVersion(self, version: Any) -> None:
+    def _cuDriverGetVersion(self, version: Any) -> None:  # noqa: N802
         version.value = 13010
 
-    def _cuDeviceGetCount(self, count: Any) -> int:
+    def _cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
         count.value = self.n_gpus
         return 0 if self.n_gpus else 100
 
-    def _cuDeviceGet(self, handle: Any, number: int) -> None:
+    def _cuDeviceGet(self, handle: Any, number: int) -> None:  # noqa: N802
         handle.value = 40 + number
 
-    def _cuDeviceGetName(self, name: Any, size: int, handle: Any) -> None:
+    def _cuDeviceGetName(self, name: Any, size: int, handle: Any) -> None:  # noqa: N802
         name.value = f"GPU of handle {handle.value}".encode()
 
-    def _cuDeviceGetAttribute(self, value: Any, which: int, handle: Any) -> None:
+    def _cuDeviceGetAttribute(self, value: Any, which: int, handle: Any) -> None:  # noqa: N802
         value.value = {75: 9, 76: 0}[which]
 
-    def _cuDevicePrimaryCtxRetain(self, context: Any, handle: Any) -> None:
+    def _cuDevicePrimaryCtxRetain(self, context: Any, handle: Any) -> None:  # noqa: N802
         self.retained += 1
 
-    def _cuDevicePrimaryCtxRelease(self, handle: Any) -> None:
+    def _cuDevicePrimaryCtxRelease(self, handle: Any) -> None:  # noqa: N802
         self.retained -= 1
 
-    def _cuMemGetInfo(self, free: Any, total: Any) -> None:
+    def _cuMemGetInfo(self, free: Any, total: Any) -> None:  # noqa: N802
         free.value, total.value = 70 * GIB, 80 * GIB
 
-    def _cuGetErrorName(self, code: int, words: Any) -> None:
+    def _cuGetErrorName(self, code: int, words: Any) -> None:  # noqa: N802
         words.value = b"CUDA_ERROR_OUT_OF_MEMORY" if code == 2 else b"CUDA_ERROR"
 
 
@@ -101,7 +101,7 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    with pytest.raises(BackendError, match="found no NVIDIA driver .*--device cpu"):
+    with pytest.raises(BackendError, match=r"found no NVIDIA driver .*--device cpu"):
         find_gpu("gpu:0")
 
 
@@ -131,7 +131,7 @@ def test_the_batch_that_fits() -> None:
     assert fitting_batch(10 * GIB, per_image=3 * GIB // 63, **share) == 32
     assert fitting_batch(10 * GIB, per_image=3 * GIB // 64, **share) == 64
     assert fitting_batch(10 * GIB, per_image=1, **share) == 256
-    with pytest.raises(BackendError, match="expected 10240 MiB .* found 9216;"):
+    with pytest.raises(BackendError, match=r"expected 10240 MiB .* found 9216;"):
         fitting_batch(9 * GIB, per_image=3 * GIB, **share)
 
 
@@ -149,7 +149,11 @@ BUILD = {
     ("build", "tf32", "message"),
     [
         ({"cuda": False}, False, "found one built for the CPU only"),
-        ({"cuda_toolkit": "14.1.3"}, False, "a driver for CUDA 14 .* found one for 13.1"),
+        (
+            {"cuda_toolkit": "14.1.3"},
+            False,
+            "a driver for CUDA 14 .* found one for 13.1",
+        ),
         ({"cuda_architectures": "100"}, False, "10.0 or later, found GPU of .* of 9.0"),
         ({"gpu_blas": "blas.cu"}, True, "expected cuBLAS .* for TF32, found blas.cu"),
     ],

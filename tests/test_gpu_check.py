@@ -128,7 +128,7 @@ def test_steps_that_cannot_run_are_named() -> None:
 
 def test_a_child_that_is_aborted_is_an_error() -> None:
     children = _module("children")
-    with pytest.raises(BackendError, match="abort to end, found .* aborted"):
+    with pytest.raises(BackendError, match=r"abort to end, found .* aborted"):
         children.in_child(importlib.import_module("os").abort)
 
 

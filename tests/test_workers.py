@@ -159,7 +159,7 @@ def test_a_killed_worker_ends_the_extraction_and_keeps_what_is_done(
 
     with monkeypatch.context() as patched:
         patched.setattr(extraction, "open_backend", several)
-        with pytest.raises(BackendError, match="Caffe stopped: .*exit code -9"):
+        with pytest.raises(BackendError, match=r"Caffe stopped: .*exit code -9"):
             extract(spec, lists, tmp_path / "f.h5", backend="caffe", batch_size=2)
     assert not (tmp_path / "f.h5").exists()
     extract(spec, lists, tmp_path / "f.h5", backend="caffe", batch_size=2)

@@ -96,7 +96,8 @@ def table(data: Path | None, device: str, folder: Path) -> Section:
     NotRun
         If the data or a library is not there.
     """
-    data = data or Path(__file__).parents[3] / "shared" / "data" / "caltech20"
+    beside = Path(__file__).resolve().parent.parent.parent.parent  # of a checkout
+    data = data or beside / "shared" / "data" / "caltech20"
     if not data.is_dir():
         raise NotRun(f"no data in {data}; name the folder with --data")
     missing = [name for name in ("cv2", "h5py", "sklearn") if find_spec(name) is None]

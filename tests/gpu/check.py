@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--device", default="gpu:0", help="gpu:N, or cpu to try it")
     parser.add_argument("--output", type=Path, default=Path("build/gpu-check"))
-    parser.add_argument("--nets", nargs="+", default=["tinyalexnet", "alexnet", "vgg16"])
+    parser.add_argument(
+        "--nets", nargs="+", default=["tinyalexnet", "alexnet", "vgg16"]
+    )
     parser.add_argument(
         "--batches", nargs="+", type=int, default=[1, 32, 128], help="images at once"
     )

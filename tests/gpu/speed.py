@@ -126,9 +126,7 @@ def driven_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing
     from fishing.backends.workers import run_ahead
 
     data = made_images(batch, spec.input_size)
-    net = open_backend(
-        "caffe", spec, temperature=TAU, batch_size=batch, device=device
-    )
+    net = open_backend("caffe", spec, temperature=TAU, batch_size=batch, device=device)
     n = 4 * net.n_at_once
     try:
 
