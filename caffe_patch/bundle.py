@@ -51,6 +51,8 @@ LEFT_OUT = re.compile(
 # The C library is the machine's own, as libcuda wants it.
 GLIBC = re.compile(r"^(ld-linux|lib(c|m|dl|rt|pthread|util|resolv|nsl|anl)\.so)")
 
+PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+
 LAUNCHER = """#!/bin/sh
 # Python with all that is in this folder, wherever it lies.
 here=$(cd "$(dirname "$0")" && pwd) || exit 2
@@ -64,7 +66,8 @@ README = """Patched Caffe for NVIDIA GPUs, without a toolkit.
     ./python                      Python, with caffe, numpy and fishing
 
 Wants x86-64 Linux with glibc {glibc} or later and, for a GPU, NVIDIA's driver for CUDA
-{cuda} or later. Code for compute capabilities {architectures}; later ones make their own.
+{cuda} or later. Code for compute capabilities {architectures}; later GPUs make their
+own.
 """
 
 
@@ -125,9 +128,8 @@ def fill(folder: Path, obj: Path) -> None:
     shutil.copy(obj / "caffe_tests_bundle", folder / "bin" / "caffe_tests")
     copy_interpreter(folder / "runtime")
     copy_libraries(folder)
-    version = "python%d.%d" % sys.version_info[:2]
     for name, what in (("python", ""), ("gpu-check", ' "$here/check/check.py"')):
-        text = f'{LAUNCHER}exec "$here/runtime/bin/{version}"{what} "$@"\n'
+        text = f'{LAUNCHER}exec "$here/runtime/bin/{PYTHON}"{what} "$@"\n'
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     (folder / "README.txt").write_text(describe(folder))
@@ -163,10 +165,9 @@ def copy_package(name: str, site: Path) -> None:
 
 def copy_interpreter(runtime: Path) -> None:
     """Copy the interpreter and its standard library."""
-    version = "python%d.%d" % sys.version_info[:2]
-    copy_tree(Path(sysconfig.get_path("stdlib")), runtime / "lib" / version)
+    copy_tree(Path(sysconfig.get_path("stdlib")), runtime / "lib" / PYTHON)
     (runtime / "bin").mkdir()
-    shutil.copy(os.path.realpath(sys.executable), runtime / "bin" / version)
+    shutil.copy(os.path.realpath(sys.executable), runtime / "bin" / PYTHON)
 
 
 def copy_libraries(folder: Path) -> None:

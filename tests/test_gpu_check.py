@@ -117,7 +117,7 @@ def test_steps_that_cannot_run_are_named() -> None:
     check, report = _module("check"), _module("report")
 
     def not_here() -> None:
-        raise report.NotRun("no data")
+        raise report.NotRunError("no data")
 
     def broken() -> None:
         raise BackendError("expected a GPU")

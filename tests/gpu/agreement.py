@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from report import NotRun, Section
+from report import NotRunError, Section
 
 from fishing.backends import BLOBS, open_backend
 from fishing.errors import FishingError
@@ -93,16 +93,16 @@ def table(data: Path | None, device: str, folder: Path) -> Section:
 
     Raises
     ------
-    NotRun
+    NotRunError
         If the data or a library is not there.
     """
     beside = Path(__file__).resolve().parent.parent.parent.parent  # of a checkout
     data = data or beside / "shared" / "data" / "caltech20"
     if not data.is_dir():
-        raise NotRun(f"no data in {data}; name the folder with --data")
+        raise NotRunError(f"no data in {data}; name the folder with --data")
     missing = [name for name in ("cv2", "h5py", "sklearn") if find_spec(name) is None]
     if missing:
-        raise NotRun(f"no {' '.join(missing)} in this Python")
+        raise NotRunError(f"no {' '.join(missing)} in this Python")
     spec = load_net("tinyalexnet")
     reference = reference_table(spec)
     found = {"found": mean_precisions(spec, data, device, folder / "caltech20.h5")}

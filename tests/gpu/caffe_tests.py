@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from gtests import run_tests
-from report import NotRun, Section
+from report import NotRunError, Section
 
 HERE = Path(__file__).resolve().parent
 # In the bundle, and in a checkout.
@@ -22,12 +22,12 @@ def run_caffe_tests(program: Path | None, device: str) -> Section:
 
     Raises
     ------
-    NotRun
+    NotRunError
         If the program of the tests is not there.
     """
     found = [path for path in ([program] if program else PROGRAMS) if path.is_file()]
     if not found:
-        raise NotRun(f"no {program or PROGRAMS[1]}; `make gpu-check` builds it")
+        raise NotRunError(f"no {program or PROGRAMS[1]}; `make gpu-check` builds it")
     which = "cpu" if device == "cpu" else "gpu"
     number = "" if device == "cpu" else device.removeprefix("gpu:")
     with tempfile.TemporaryDirectory() as folder:

@@ -27,7 +27,7 @@ from agreement import compare_blobs, table  # noqa: E402
 from caffe_tests import run_caffe_tests  # noqa: E402
 from children import in_child  # noqa: E402
 from machine import describe_machine  # noqa: E402
-from report import NotRun, Section, as_markdown, write_report  # noqa: E402
+from report import NotRunError, Section, as_markdown, write_report  # noqa: E402
 from speed import measure_speed  # noqa: E402
 
 from fishing.errors import FishingError  # noqa: E402
@@ -82,7 +82,7 @@ def run_step(title: str, function: Callable[..., Section], *args: Any) -> Sectio
     """Run a step; an error of its own is a failure, and not the end of the others."""
     try:
         return function(*args)._replace(title=title)
-    except NotRun as reason:
+    except NotRunError as reason:
         return Section(title, "not run", str(reason), [], [])
     except FishingError as error:
         return Section(title, "failed", str(error), [], [])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
-class NotRun(Exception):
+class NotRunError(Exception):
     """A step that cannot be run here, and why."""
 
 
