@@ -6,7 +6,9 @@
 // increments of 1 and results go to the host, as Caffe has it. Everything is
 // computed in the type it comes in: there is no TF32 here.
 
-#include <cublas_v2.h>
+// What cublas_v2.h does, but for the host alone: it would declare all for both.
+#define CUBLASAPI
+#include <cublas_api.h>
 #include <cuda_runtime.h>
 #include <curand.h>
 

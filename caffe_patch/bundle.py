@@ -173,12 +173,13 @@ def copy_interpreter(runtime: Path) -> None:
 def copy_libraries(folder: Path) -> None:
     """Copy the shared libraries that anything in the folder wants, and strip all."""
     (folder / "lib").mkdir()
-    own = {path.name for path in elf_files(folder)}
+    done = {path.name for path in elf_files(folder)}
     for path in elf_files(folder):
         for line in output(["ldd", str(path)]).splitlines():
             match = re.match(r"\s*(\S+) => (/\S+)", line)
-            if match and not GLIBC.match(match[1]) and match[1] not in own:
+            if match and not GLIBC.match(match[1]) and match[1] not in done:
                 shutil.copy(match[2], folder / "lib" / match[1])
+                done.add(match[1])
     for path in elf_files(folder):
         if ".libs" not in path.parent.name:  # those of wheels do not bear it
             output(["strip", "--strip-unneeded", str(path)])

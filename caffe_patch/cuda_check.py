@@ -115,7 +115,7 @@ def check_import(obj: Path, module: Path, blas: str) -> None:
 def count_warnings(log: str) -> dict[str, int]:
     """Count the warnings of compilers and linker by their text."""
     counts: dict[str, int] = {}
-    for text in re.findall(r"warning\b[^:]*: (.*)", log):
+    for text in re.findall(r"^.*?\bwarning\b[^:\n]*: (.*)$", log, re.MULTILINE):
         counts[text.strip()] = counts.get(text.strip(), 0) + 1
     return counts
 

@@ -169,3 +169,46 @@ class _Pip:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
+
+
+LOG = """[1/2] Building CUDA object a.cu.o
+In file included from a.cu:1:
+math_functions.h:54:2: warning: #warning "an internal header" [-Wcpp]
+/x/blas.cu(374): warning #20011-D: calling a __host__ function("dot(int, int)") is not
+
+[2/2] Linking
+/x/b.cu(1): warning #177-D: variable "i" was declared but never referenced
+/x/b.cu(9): warning #177-D: variable "i" was declared but never referenced
+ninja: Entering directory: no warning
+"""
+
+
+def test_warnings_are_counted_by_their_text(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "caffe_patch")
+    found = importlib.import_module("cuda_check").count_warnings(LOG)
+    assert found == {
+        '#warning "an internal header" [-Wcpp]': 1,
+        'calling a __host__ function("dot(int, int)") is not': 1,
+        'variable "i" was declared but never referenced': 2,
+    }
+
+
+def test_the_figures_are_a_table(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "caffe_patch")
+    record = {
+        "toolkit": "13.0.88",
+        "architectures": "75 90",
+        "compiler": "GNU 12.2.0",
+        "cores": 2,
+        "n_kernel_files": 54,
+        "seconds": {"pycaffe": 419.7},
+        "warnings": {"an internal header": 2},
+        "bytes": {"module": 3 << 19},
+    }
+    text = importlib.import_module("cuda_check").as_markdown(record)
+    assert text.startswith(
+        "CUDA 13.0.88, GNU 12.2.0, 2 cores, 54 files of kernels for "
+    )
+    assert "sm_75 sm_90\n" in text
+    for row in ("seconds for pycaffe | 419.7", "module | 1.5 MiB", "warnings | 2"):
+        assert f"| {row} |" in text

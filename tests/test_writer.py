@@ -152,6 +152,19 @@ def test_other_settings_are_refused(tmp_path: Path, key: str, finished: bool) ->
     assert kept == {p: p.read_bytes() for p in kept}
 
 
+def test_a_setting_that_only_one_side_has_is_refused(tmp_path: Path) -> None:
+    """Such as gpu_math, which is recorded where it is tf32."""
+    path, more = tmp_path / "f.h5", {**SETTINGS, "gpu_math": "tf32"}
+    with FeaturesWriter(path, more) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+    with pytest.raises(StoreError, match="another gpu_math: expected None, found tf32"):
+        FeaturesWriter(path, SETTINGS)
+    FeaturesWriter(path, more)
+    _write(tmp_path / "g.h5", "test")
+    with pytest.raises(StoreError, match="another gpu_math: expected tf32, found None"):
+        FeaturesWriter(tmp_path / "g.h5", more)
+
+
 def test_other_lists_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     with FeaturesWriter(path, SETTINGS) as writer:
