@@ -13,8 +13,9 @@ import pytest
 from fishing.backends import devices, open_backend
 from fishing.backends.caffe_worker import set_device
 from fishing.backends.devices import Gpu, find_gpu, fitting_batch, parse_device
+from fishing.backends.onnx_graph import gradient_graph, graph_bytes
 from fishing.errors import BackendError
-from fishing.nets import load_net
+from fishing.nets import load_net, weights_path
 
 GIB = 1 << 30
 
@@ -32,8 +33,8 @@ class _Driver:
             args = [getattr(a, "_obj", a) for a in arguments]
             if name == self.broken:
                 return 2
-            answer = getattr(self, f"_{name.removesuffix('_v2')}", None)
-            return (answer(*args) if answer else 0) or 0
+            answer = getattr(type(self), f"_{name.removesuffix('_v2')}", None)
+            return (answer(self, *args) if answer else 0) or 0
 
         return call
 
@@ -133,6 +134,41 @@ def test_the_batch_that_fits() -> None:
     assert fitting_batch(10 * GIB, per_image=1, **share) == 256
     with pytest.raises(BackendError, match=r"expected 10240 MiB .* found 9216;"):
         fitting_batch(9 * GIB, per_image=3 * GIB, **share)
+
+
+def test_the_bytes_of_a_net_in_caffe() -> None:
+    """By hand from TinyAlexNet's prototxt: what the batch size is chosen by."""
+    from fishing.backends.caffe_worker import CaffeNet, _net_bytes
+
+    spec = load_net("tinyalexnet")
+    net = CaffeNet(
+        prototxt=spec.prototxt,
+        weights=weights_path(spec),
+        blobs=dict(spec.blobs),
+        input_size=64,
+        batch_size=1,
+        temperature=2,
+        device="cpu",
+    )
+    fixed, per_image = _net_bytes(net.net)
+    weights = (48 * 75 + 48) + (96 * 24 * 9 + 96) + (160 * 96 * 9 + 160)
+    weights += (160 * 80 * 9 + 160) + (128 * 80 * 9 + 128)
+    weights += (768 * 2048 + 768) + (768 * 768 + 768) + (200 * 768 + 200)
+    unfolded = 3 * 25 * 1024 + 48 * 9 * 256 + (96 + 160 + 160) * 9 * 64
+    assert fixed == 4 * (weights + unfolded)
+    # conv1 and norm1, then pool1, conv2 and norm2, pool2, conv3 to conv5, pool5
+    values = 3 * 4096 + 2 * 48 * 1024 + 48 * 256 + 2 * 96 * 256 + 96 * 64
+    values += (160 + 160 + 128) * 64 + 128 * 16
+    assert values < per_image / 8 < values + 10_000  # and those of the head
+
+
+def test_the_bytes_of_a_graph() -> None:
+    graph = gradient_graph(load_net("tinyalexnet"))
+    fixed, per_image = graph_bytes(graph)
+    assert fixed == GIB + sum(a.nbytes for a in graph.initializers.values())
+    # Convolutions and their ReLUs, pooling, and the outputs; LRN takes several nodes.
+    least = 2 * (48 * 1024 + 96 * 256 + 448 * 64) + 48 * 256 + 96 * 64
+    assert least + sum(graph.widths.values()) < per_image / 4 < 5 * least
 
 
 # --- what Caffe was built for, and what is there ----------------------------------

@@ -210,12 +210,12 @@ def _net_bytes(net: Any) -> tuple[int, int]:
     Caffe keeps for each blob its values, and at most as much again: gradients of some,
     places of maxima, the scale of LRN. Each convolution unfolds one image at a time.
     """
-    params = sum(p.data.size for layer in net.params.values() for p in layer)
-    unfolded = sum(
-        params[0].data[0].size
-        * int(np.prod(net.blobs[net.top_names[name][0]].shape[2:]))
-        for name, params in net.params.items()
-        if net.layer_dict[name].type in ("Convolution", "Deconvolution")
-    )
+    weights = sum(p.data.size for layer in net.params.values() for p in layer)
+    unfolded = 0
+    for name, params in net.params.items():
+        if net.layer_dict[name].type in ("Convolution", "Deconvolution"):
+            bottom, top = net.bottom_names[name][0], net.top_names[name][0]
+            window = int(np.prod(params[0].shape[2:])) * net.blobs[bottom].shape[1]
+            unfolded += window * int(np.prod(net.blobs[top].shape[2:]))
     values = sum(int(np.prod(blob.shape)) for blob in net.blobs.values())
-    return 4 * (params + unfolded), 8 * values
+    return 4 * (weights + unfolded), 8 * values
