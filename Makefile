@@ -1,6 +1,3 @@
-# Of the environment: CUDA=1 (a build for GPUs), CUDA_HOME, CUDA_ARCH, CAFFE_SRC.
-export CUDA CUDA_HOME CUDA_ARCH CAFFE_SRC
-
 # The Python that .venv is made from, and what goes in there.
 PYTHON ?= python3
 BIN := .venv/bin
