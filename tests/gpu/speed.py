@@ -88,9 +88,10 @@ def repeated(run: Callable[[], Any], seconds: float) -> float:
 
 
 def memory(device: str) -> float:
-    """MiB in use: of the card by all processes, or the most of this one."""
+    """MiB in use: of the card by all processes, or the most of one that is ours."""
     if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        return max(resource.getrusage(who).ru_maxrss for who in processes) / 1024
     from fishing.backends.devices import find_gpu
 
     gpu = find_gpu(device)
@@ -132,9 +133,11 @@ def driven_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing
             for _ in run_ahead(net, repeat((None, data), n)):
                 pass
 
-        return Timing(repeated(run, seconds) / n, memory(device))
+        found = Timing(repeated(run, seconds) / n, memory(device))
     finally:
         net.close()
+    # What a process took is known when it has ended; the card's memory is free then.
+    return found._replace(memory=max(found.memory, memory(device)))
 
 
 def onnx_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing:
