@@ -95,5 +95,7 @@ def test_a_bundle_that_is_too_large(bundle, tmp_path: Path, monkeypatch) -> None
 
 def test_a_bundle_for_the_cpu_is_refused(bundle, monkeypatch, capsys) -> None:
     monkeypatch.delenv("CUDA", raising=False)
+    monkeypatch.setenv("CUDA_ARCH", "")  # put back when the test is over
     assert bundle.main() == 2
+    assert bundle.os.environ["CUDA_ARCH"] == "all"
     assert "make caffe-bundle CUDA=1" in capsys.readouterr().err
