@@ -44,6 +44,8 @@ class CaffeBackend:
         ``cpu`` or ``gpu:N``.
     tf32 : bool
         Multiply in TF32 on the GPU.
+    n_threads : int, optional
+        Of OpenBLAS; by default what it finds right.
 
     Raises
     ------
@@ -63,6 +65,7 @@ class CaffeBackend:
         batch_size: int | None,
         device: str,
         tf32: bool = False,
+        n_threads: int | None = None,
     ) -> None:
         (device,) = parse_device(device)
         settings = {
@@ -86,6 +89,7 @@ class CaffeBackend:
                 **os.environ,
                 "GLOG_minloglevel": "2",
                 **({"CAFFE_TF32": "1"} if tf32 else {}),
+                **({"OPENBLAS_NUM_THREADS": str(n_threads)} if n_threads else {}),
             },
         )
         try:

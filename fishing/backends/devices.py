@@ -7,6 +7,7 @@ driver says of a GPU, and the batch size that its memory allows.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from fishing.errors import BackendError
 
 #: Images that go through the net at once, on the CPU and at most on a GPU.
 CPU_BATCH, MAX_BATCH = 32, 256
+#: Processes of Caffe on the CPU at most: each has weights and blobs of its own.
+CAFFE_PROCESSES = 4
 #: Workers on one GPU: while one brings a batch there and back, the other's net runs.
 PER_GPU = 2
 
@@ -72,6 +75,13 @@ def parse_device(device: str) -> list[str]:
     if len(set(numbers)) < len(numbers):
         raise BackendError(f"expected each GPU once, found '{device}'")
     return [f"gpu:{number}" for number in numbers]
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use; some systems only tell all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def find_gpu(device: str) -> Gpu:

@@ -5,7 +5,6 @@ In go batches, out come paired blobs, from one call of one graph.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from fishing.backends.devices import (
     find_gpu,
     fitting_batch,
     parse_device,
+    usable_cores,
 )
 from fishing.backends.onnx_builder import Graph
 from fishing.backends.onnx_graph import (
@@ -108,13 +108,6 @@ def _providers(device: str, *, tf32: bool) -> list[Any]:
     # TF32 keeps 10 bits of a number: too few for the same values as Caffe's.
     settings = {"device_id": int(device.removeprefix("gpu:")), "use_tf32": int(tf32)}
     return [(_CUDA, settings), "CPUExecutionProvider"]
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may use; some systems only tell all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _stopped(error: Exception) -> BackendError:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.backends.devices import CPU_BATCH
-from fishing.backends.onnx import usable_cores
+from fishing.backends.devices import CPU_BATCH, usable_cores
 from fishing.backends.onnx_graph import DATA, TAU, gradient_graph, write_graph
 from fishing.errors import BackendError
 from fishing.nets import NetSpec
