@@ -19,7 +19,7 @@ setup(
     package_data={"fishing": ["py.typed"], "fishing.models": ["*/*"]},
     install_requires=[
         "click>=8.1",
-        "h5py>=3.8",
+        "h5py>=3.15",  # the first that can keep clock times out of all groups
         "numpy>=1.24",
         "onnx>=1.15",
         "onnxruntime>=1.18",

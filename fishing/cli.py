@@ -326,15 +326,24 @@ def temper(
 
 @main.command()
 @click.argument("features_file", type=click.Path(path_type=Path))
+@click.option(
+    "--verify",
+    "verified",
+    is_flag=True,
+    help="Read all values and compare their checksums with those in the file.",
+)
 @_json
-def info(features_file: Path, as_json: bool) -> None:
+def info(features_file: Path, verified: bool, as_json: bool) -> None:
     """Say what is in a features file.
 
     And how it was made, which images failed, and whether its parts fit together.
     """
-    from fishing.store import describe
+    from fishing.store import describe, verify
 
-    record = describe(features_file)
+    if verified:
+        with _Progress(unit="MB", scale=1e-6) as progress:
+            verify(features_file, progress)
+    record = {**describe(features_file), **({"verified": True} if verified else {})}
     if as_json:
         click.echo(json.dumps(record))
         return
@@ -349,6 +358,8 @@ def info(features_file: Path, as_json: bool) -> None:
             click.echo(f"  {blob:<15} {width:>6} values an image")
         for image_id, reason in split["failed"].items():
             click.echo(f"  failed: {image_id}: {reason}")
+    if verified:
+        click.echo("verified: all checksums are right")
 
 
 @main.command()

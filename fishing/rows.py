@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.checksum import Checksum
 from fishing.errors import StoreError
 
 #: The choices of how blobs are stored, each with its default first.
@@ -90,17 +91,8 @@ def with_storage(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: choices[0] for key, choices in STORAGE.items()} | dict(settings)
 
 
-def row_bytes(rows: Rows, settings: Mapping[str, Any]) -> int:
-    """Bound the bytes that `write_rows` will take."""
-    storage = with_storage(settings)
-    itemsize = 2 if storage["dtype"] == "float16" else 4
-    n_bytes = itemsize * math.prod(rows.shape)
-    # LZF may lengthen by a 32nd what shares a chunk with padding that it shortens.
-    return n_bytes if storage["compression"] == "none" else n_bytes + n_bytes // 32
-
-
 def write_rows(group: Any, name: str, rows: Rows, settings: Mapping[str, Any]) -> None:
-    """Write a blob, a few rows at a time.
+    """Write a blob and its checksum, a few rows at a time.
 
     Parameters
     ----------
@@ -121,15 +113,18 @@ def write_rows(group: Any, name: str, rows: Rows, settings: Mapping[str, Any]) -
     dtype = "<f2" if is_half else "<f4"
     dataset = group.create_dataset(name, shape=rows.shape, dtype=dtype, **layout)
     blocks = [slice(i, i + _BLOCK_ROWS) for i in range(0, n_rows, _BLOCK_ROWS)]
-    if not is_half:
-        for block in blocks:
-            dataset[block] = rows[block]
-        return
-    largest = max((float(np.abs(rows[b]).max(initial=0)) for b in blocks), default=0)
-    scale = _half_scale(largest)
-    dataset.attrs["scale"] = scale
+    if is_half:
+        magnitudes = (float(np.abs(rows[block]).max(initial=0)) for block in blocks)
+        scale = _half_scale(max(magnitudes, default=0))
+        dataset.attrs["scale"] = scale
+    checksum = Checksum()
     for block in blocks:
-        dataset[block] = (rows[block] / scale).astype(np.float16)
+        values = (rows[block] / scale if is_half else rows[block]).astype(
+            dtype, copy=False
+        )
+        checksum.update(values)
+        dataset[block] = values
+    checksum.record(dataset)
 
 
 def open_rows(dataset: Any) -> Rows:

@@ -7,8 +7,8 @@ clock time, so the same splits give the same bytes.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends import BLOBS
+from fishing.checksum import (
+    HDF5_ERRORS,
+    SHA256,
+    Checksum,
+    find_damage,
+    record_outline,
+)
+from fishing.disk import EndlessInput, Output
 from fishing.errors import StoreError
 from fishing.rows import Rows as Rows
-from fishing.rows import open_rows, row_bytes, write_rows
+from fishing.rows import open_rows, write_rows
+
+Progress = Callable[[str, int, int], None]
 
 FORMAT = "fishing-features"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 is the same without checksums
+# The first HDF5 that guards its structures by checksums, whatever the library's own.
+_HDF5_VERSION = ("v110", "v110")
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,8 @@ class FeaturesFile:
         How the file was made: net, temperature, preprocessing and the like.
     splits : dict of str to Split
         In the order in which they were extracted.
+    has_checksums : bool
+        Whether `verify` can tell if the file is as it was written.
 
     Raises
     ------
@@ -97,18 +112,11 @@ class FeaturesFile:
             ) from None
         try:
             self.settings = _read_settings(self._file)
+            self.has_checksums = SHA256 in self._file.attrs
             names = json.loads(self._file.attrs["splits"])
             self.splits = {name: _read_split(self._file[name]) for name in names}
             _check_widths(self.splits)
-        # h5py answers damage with any of these.
-        except (
-            LookupError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            OSError,
-            RuntimeError,
-        ) as error:
+        except HDF5_ERRORS as error:
             self._file.close()
             raise StoreError(
                 f"{path}: expected a whole features file, found {one_line(error)}; "
@@ -159,6 +167,45 @@ def describe(path: Path) -> dict[str, Any]:
         return {"settings": file.settings, "splits": splits}
 
 
+def verify(path: Path, progress: Progress | None = None) -> None:
+    """Find out whether a features file is as it was written, to the last bit.
+
+    Parameters
+    ----------
+    path : Path
+    progress : callable, optional
+        Called with the name of the file, how many bytes of values are read, and of how
+        many.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, damaged (it names the datasets), or has no checksums.
+    """
+    report = progress or (lambda *_: None)
+    damage: dict[str, str] = {}
+    # What cannot even be opened is told of by FeaturesFile.
+    with (
+        suppress(*HDF5_ERRORS),
+        EndlessInput(path) as source,
+        h5py.File(source, "r") as file,
+    ):
+        if SHA256 in file.attrs:
+            damage = find_damage(file, lambda *done: report(path.name, *done))
+    if damage:
+        found = "; ".join(f"{name}: {reason}" for name, reason in damage.items())
+        raise StoreError(
+            f"{path}: expected what was written, found damage in {found}; take a copy "
+            "of the file, or extract anew with --overwrite"
+        )
+    with FeaturesFile(path) as whole:
+        if not whole.has_checksums:
+            raise StoreError(
+                f"{path}: expected checksums, found a file of format version 1, which "
+                "has none; extract anew with --overwrite"
+            )
+
+
 def write_features(
     path: Path, settings: Mapping[str, Any], splits: Mapping[str, Split]
 ) -> None:
@@ -174,11 +221,13 @@ def write_features(
 
     Raises
     ------
-    OSError, RuntimeError
-        As h5py gives them, where the disk is full or lost.
+    OSError
+        If the disk is full or lost.
     """
-    _reserve(path, settings, splits)
-    with h5py.File(path, "w") as file:
+    with (
+        Output(path) as target,
+        h5py.File(target, "w", libver=_HDF5_VERSION) as file,
+    ):
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         for key, value in settings.items():
@@ -186,20 +235,7 @@ def write_features(
         file.attrs["splits"] = json.dumps(list(splits))
         for name, split in splits.items():
             _write_split(file, name, split, settings)
-
-
-def _reserve(
-    path: Path, settings: Mapping[str, Any], splits: Mapping[str, Split]
-) -> None:
-    """Find out whether the disk has room: HDF5 does not survive it when it has not."""
-    n_bytes = 2**20
-    for split in splits.values():
-        n_bytes += sum(row_bytes(rows, settings) for rows in split.blobs.values())
-        for names in (split.image_id, split.failed_id, split.failed_reason):
-            n_bytes += len(names) * max(len(name.encode()) for name in ("", *names))
-        n_bytes += (len(split) + len(split.failed_id)) * (len(split.classes) + 8)
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, n_bytes)
+        record_outline(file)
 
 
 def _read_settings(file: h5py.File) -> dict[str, Any]:
@@ -208,9 +244,10 @@ def _read_settings(file: h5py.File) -> dict[str, Any]:
     if attrs.pop("format", None) != FORMAT:
         raise ValueError("an HDF5 file of another kind")
     version = attrs.pop("format_version")
-    if version != FORMAT_VERSION:
+    if version not in _READABLE_VERSIONS:
         raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
     attrs.pop("splits")
+    attrs.pop(SHA256, None)
     attrs["preprocess"] = json.loads(attrs["preprocess"])
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in attrs.items()}
 
@@ -220,16 +257,18 @@ def _write_split(
 ) -> None:
     """Write one group."""
     group = file.create_group(name)
+    for part in ("forward", "backward", "failed"):
+        group.create_group(part)  # one made on the way would hold a clock time
     group.attrs["list_sha256"] = split.list_sha256
     group.attrs["devkit"] = split.devkit
     _write_strings(group, "image_id", split.image_id)
     _write_strings(group, "failed/image_id", split.failed_id)
     _write_strings(group, "failed/reason", split.failed_reason)
-    group["failed/index"] = split.failed_index
-    if split.labels is not None:
-        group["labels"] = split.labels
+    _write_array(group, "failed/index", split.failed_index)
+    if split.labels is not None and split.failed_labels is not None:
+        _write_array(group, "labels", split.labels)
         group["labels"].attrs["classes"] = list(split.classes)
-        group["failed/labels"] = split.failed_labels
+        _write_array(group, "failed/labels", split.failed_labels)
     for blob, rows in split.blobs.items():
         write_rows(group, blob, rows, settings)
 
@@ -297,7 +336,16 @@ def _write_strings(group: h5py.Group, name: str, values: Sequence[str]) -> None:
     """Write strings of one fixed length, which keeps the bytes reproducible."""
     encoded = [value.encode() for value in values]
     length = max([1, *map(len, encoded)])
-    group[name] = np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
+    dtype = h5py.string_dtype("utf-8", length)
+    _write_array(group, name, np.array(encoded, dtype=dtype))
+
+
+def _write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
+    """Write a small dataset and its checksum."""
+    checksum = Checksum()
+    checksum.update(values)
+    group[name] = values
+    checksum.record(group[name])
 
 
 def one_line(error: BaseException) -> str:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.disk import put_in_place
 from fishing.errors import NetError, StoreError
 from fishing.gradient import Step, gradient, read_steps
 from fishing.nets import NetSpec, check_weights, load_net, net_names, weights_path
 from fishing.rows import Rows, with_storage
-from fishing.store import FeaturesFile, Split, one_line, write_features
-from fishing.writer import put_in_place
+from fishing.store import FeaturesFile, Split, one_line, verify, write_features
 
 Progress = Callable[[str, int, int], None]
 
@@ -78,6 +78,8 @@ def temper(
         if todo:
             spec = spec or _find_net(file)
             _check_net(spec, file)
+            if file.has_checksums:  # damage must not get a new one
+                verify(path, progress)
             widths = {
                 name: rows.shape[1]
                 for split in file.splits.values()

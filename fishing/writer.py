@@ -10,22 +10,31 @@ interrupted.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fishing.dataset import ImageList
+from fishing.disk import lock, put_in_place, replace_durably, sync_folder
 from fishing.errors import StoreError
-from fishing.rows import Rows, with_storage
-from fishing.store import FeaturesFile, Split, one_line, write_features
+from fishing.journal import Journal, check_list
+from fishing.rows import with_storage
+from fishing.store import (
+    FORMAT_VERSION,
+    FeaturesFile,
+    Split,
+    one_line,
+    verify,
+    write_features,
+)
+
+_RECORD = "settings.json"
 
 
 class FeaturesWriter:
@@ -62,12 +71,13 @@ class FeaturesWriter:
             )
         self._settings = dict(settings)
         self._folder = self.path.with_name(self.path.name + ".partial")
-        self._splits: dict[str, _PartialSplit] = {}
+        self._whole = self._folder / "whole.h5"
+        self._splits: dict[str, Journal] = {}
         self._published: dict[str, str] = {}
         self._n_failed: dict[str, int] = {}
         with _disk_errors(self.path):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self._folder / "lock")
+            self._lock = lock(self._folder / "lock")
         try:
             with _disk_errors(self.path):
                 self._take_up(overwrite)
@@ -77,36 +87,42 @@ class FeaturesWriter:
 
     def _take_up(self, overwrite: bool) -> None:
         """Compare the settings with those of the work found, or start anew."""
-        record = self._folder / "settings.json"
-        names = {file.name for file in self._folder.iterdir()} - {"lock"}
-        if names and "settings.json" not in names:
+        record = self._folder / _RECORD
+        names = {file.name for file in self._folder.iterdir()}
+        # All else goes before the record does: without it, files are not ours.
+        if names - {"lock", f"{_RECORD}.new"} and _RECORD not in names:
             raise StoreError(
                 f"expected an interrupted extraction in {self._folder}, found other "
                 "files; move them away, or choose another --output"
             )
+        self._whole.unlink(missing_ok=True)  # a crash came before it was
+        settings = {"format_version": FORMAT_VERSION, **self._settings}
         if overwrite:
             _check_is_hdf5(self.path)
-            for journal in self._folder.glob("*.journal"):
-                _PartialSplit.remove(journal.with_suffix(""))
-            record.unlink(missing_ok=True)
-        replaced = _identity(self.path) if overwrite else None
-        if record.exists():
-            found = _read_record(record)
-            _check_settings(self._settings, found["settings"], self._folder)
-            replaced = found["replaced"]
-        elif self.path.exists() and not overwrite:
-            with FeaturesFile(self.path) as file:
-                _check_settings(self._settings, file.settings, self.path)
-        if not record.exists():
-            content = {"settings": self._settings, "replaced": replaced}
-            _write_durably(record, json.dumps(content).encode())
+            for stem in Journal.find(self._folder):
+                Journal.remove(stem)
+            sync_folder(self._folder)
+            replaced = _identity(self.path)
+            _write_record(record, settings, replaced)
+        elif record.exists():
+            found, replaced = _read_record(record)
+            _check_settings(settings, found, self._folder)
+        else:
+            replaced = None
+            self._check_finished()
+            _write_record(record, settings, replaced)
         if self.path.exists() and _identity(self.path) != replaced:
+            self._check_finished()
+        for name in self._published:  # a crash may have come after the publishing
+            Journal.remove(self._folder / name)
+
+    def _check_finished(self) -> None:
+        """Compare the settings with those of the features file, if there is one."""
+        if self.path.exists():
             with FeaturesFile(self.path) as file:
                 _check_settings(self._settings, file.settings, self.path)
                 self._published = {k: s.list_sha256 for k, s in file.splits.items()}
                 self._n_failed = {k: len(s.failed_id) for k, s in file.splits.items()}
-        for name in self._published:  # a crash may have come after the publishing
-            _PartialSplit.remove(self._folder / name)
 
     def __enter__(self) -> FeaturesWriter:
         return self
@@ -119,11 +135,10 @@ class FeaturesWriter:
     def _leave(self) -> None:
         """Let go of the lock, and of the folder unless work waits in it."""
         with suppress(OSError):
-            names = {file.name for file in self._folder.iterdir()}
-            if names <= {"lock", "settings.json", self.path.name}:
-                for name in sorted(names - {"lock"}):
-                    (self._folder / name).unlink()
-                (self._folder / "lock").unlink()
+            own = (f"{_RECORD}.new", _RECORD, "lock")
+            if {file.name for file in self._folder.iterdir()} <= set(own):
+                for name in own:
+                    (self._folder / name).unlink(missing_ok=True)
                 self._folder.rmdir()
         self._lock.close()
 
@@ -137,7 +152,7 @@ class FeaturesWriter:
         """
         for images in lists:
             found = self._published.get(images.split, images.sha256)
-            _check_list(images.sha256, found, images.split)
+            check_list(images.sha256, found, images.split)
         return [images for images in lists if images.split not in self._published]
 
     def open_split(self, images: ImageList, widths: Mapping[str, int]) -> int:
@@ -155,7 +170,7 @@ class FeaturesWriter:
             If rows of another list are there under the same name.
         """
         with _disk_errors(self.path):
-            split = _PartialSplit(self._folder / images.split, images, widths)
+            split = Journal(self._folder / images.split, images, widths)
         self._splits[images.split] = split
         self._n_failed[images.split] = split.n_failed
         return split.n_done
@@ -195,7 +210,7 @@ class FeaturesWriter:
     def discard(self, split: str) -> None:
         """Forget what was appended to an open split."""
         self._splits.pop(split).close()
-        _PartialSplit.remove(self._folder / split)
+        Journal.remove(self._folder / split)
 
     def publish(self) -> None:
         """Write the features file, give it its name, and remove the rows.
@@ -205,152 +220,28 @@ class FeaturesWriter:
         StoreError
             If the file cannot be written; the rows stay, and a next run goes on.
         """
-        whole = self._folder / self.path.name
         new = {name: split.read() for name, split in self._splits.items()}
         with _disk_errors(self.path):
-            if self._published:
-                with FeaturesFile(self.path) as old:
-                    write_features(whole, self._settings, {**old.splits, **new})
-            else:
-                write_features(whole, self._settings, new)
-            put_in_place(whole, self.path)
+            try:
+                self._write_whole(new)
+                put_in_place(self._whole, self.path)
+            except BaseException:
+                with suppress(OSError):  # it would only fill the disk
+                    self._whole.unlink(missing_ok=True)
+                raise
             for name, split in self._splits.items():
                 split.close()
-                _PartialSplit.remove(self._folder / name)
+                Journal.remove(self._folder / name)
 
-
-class _PartialSplit:
-    """The rows of a split in a plain file, and a journal that says which count.
-
-    A row holds the blobs of one image one after the other. A line of the journal is
-    written after the rows that it tells of; what the last whole line does not know is
-    cut off.
-    """
-
-    def __init__(
-        self, stem: Path, images: ImageList, widths: Mapping[str, int]
-    ) -> None:
-        self._images = images
-        self._widths = dict(widths)
-        self._row_bytes = 4 * sum(widths.values())
-        self.n_done, self._n_rows = 0, 0
-        self._failed: dict[int, str] = {}
-        self._journal, self._rows = (
-            # Unbuffered: closing on a full disk must have nothing left to write.
-            file.open("a+b", buffering=0)
-            for file in self._files(stem)
-        )
-        try:
-            self._recover()
-        except BaseException:
-            self.close()
-            raise
-
-    @staticmethod
-    def _files(stem: Path) -> tuple[Path, Path]:
-        return (
-            stem.with_name(stem.name + ".journal"),
-            stem.with_name(stem.name + ".rows"),
-        )
-
-    @classmethod
-    def remove(cls, stem: Path) -> None:
-        """Remove the files of a split, if there are any."""
-        for file in cls._files(stem):
-            file.unlink(missing_ok=True)
-
-    def _recover(self) -> None:
-        """Read the journal and cut off what it does not tell of."""
-        n_bytes = os.fstat(self._rows.fileno()).st_size
-        whole = 0
-        self._journal.seek(0)
-        for line in self._journal.read().splitlines(keepends=True):
-            entry = _parse(line)
-            if whole == 0 and "list" in entry:
-                _check_list(self._images.sha256, entry["list"], self._images.split)
-            elif (
-                whole and "rows" in entry and entry["rows"] * self._row_bytes <= n_bytes
-            ):
-                self.n_done, self._n_rows = entry["done"], entry["rows"]
-                self._failed.update({int(i): r for i, r in entry["failed"].items()})
-            else:  # torn or damaged: what comes after it does not count either
-                break
-            whole += len(line)
-        self._journal.truncate(whole)
-        self._rows.truncate(self._n_rows * self._row_bytes)
-        if not whole:
-            self._log({"list": self._images.sha256})
-
-    @property
-    def n_failed(self) -> int:
-        """How many of the images that are done have no row."""
-        return len(self._failed)
-
-    def append(
-        self,
-        n_done: int,
-        blobs: Mapping[str, NDArray[np.float32]],
-        failed: Mapping[int, str],
-    ) -> None:
-        """Write the rows, then the line that makes them count."""
-        n_rows = self._n_rows
-        if blobs:
-            parts = [blobs[name].astype("<f4", copy=False) for name in self._widths]
-            rows = np.concatenate(parts, axis=1)
-            _write(self._rows, rows.tobytes())
-            n_rows += len(rows)
-        self._log({"done": n_done, "rows": n_rows, "failed": dict(failed)})
-        self.n_done, self._n_rows = n_done, n_rows
-        self._failed.update(failed)
-
-    def _log(self, entry: Mapping[str, Any]) -> None:
-        _write(self._journal, json.dumps(entry).encode() + b"\n")
-
-    def read(self) -> Split:
-        """View the rows as a split."""
-        images = self._images
-        failed = np.array(sorted(self._failed), dtype=np.int64)
-        kept = np.delete(np.arange(self.n_done), failed)
-        shape = (len(kept), self._row_bytes // 4)
-        rows: NDArray[np.float32] = np.empty(shape, np.float32)
-        if len(kept):  # an empty file cannot be mapped
-            rows = np.memmap(self._rows, "<f4", "r", shape=shape)
-        blobs: dict[str, Rows] = {}
-        start = 0
-        for name, width in self._widths.items():
-            blobs[name] = rows[:, start : start + width]
-            start += width
-        return Split(
-            image_id=tuple(images.image_id[i] for i in kept),
-            labels=None if images.labels is None else images.labels[kept],
-            classes=images.classes,
-            blobs=blobs,
-            failed_id=tuple(images.image_id[i] for i in failed),
-            failed_reason=tuple(self._failed[int(i)] for i in failed),
-            failed_index=failed,
-            failed_labels=None if images.labels is None else images.labels[failed],
-            devkit=images.devkit,
-            list_sha256=images.sha256,
-        )
-
-    def close(self) -> None:
-        """Close both files."""
-        self._rows.close()
-        self._journal.close()
-
-
-def put_in_place(whole: Path, path: Path) -> None:
-    """Give a file that is whole its name, so that no power cut can tear it.
-
-    Raises
-    ------
-    OSError
-        If the disk is full or lost.
-    """
-    with whole.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(whole, path)
-    _sync_folder(path.parent)
+    def _write_whole(self, new: Mapping[str, Split]) -> None:
+        """Write splits behind those of the features file, if there is one."""
+        if not self._published:
+            write_features(self._whole, self._settings, new)
+            return
+        with FeaturesFile(self.path) as old:
+            if old.has_checksums:  # damage must not get a new one
+                verify(self.path)
+            write_features(self._whole, self._settings, {**old.splits, **new})
 
 
 def _check_settings(
@@ -369,29 +260,19 @@ def _check_settings(
             )
 
 
-def _check_list(expected: str, found: str, split: str) -> None:
-    """Refuse to mix rows of different lists of images."""
-    if expected != found:
-        raise StoreError(
-            f"the images or labels of split '{split}' differ from those extracted "
-            "before under this name; choose another --output, or --overwrite"
-        )
+def _write_record(
+    record: Path, settings: Mapping[str, Any], replaced: list[int] | None
+) -> None:
+    """Write what determines the rows that wait, and what file they will replace."""
+    content = {"settings": dict(settings), "replaced": replaced}
+    replace_durably(record, json.dumps(content).encode())
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    """Read a line of a journal; nothing where it is torn or damaged."""
-    try:
-        entry = json.loads(line) if line.endswith(b"\n") else {}
-    except ValueError:
-        return {}
-    return entry if isinstance(entry, dict) else {}
-
-
-def _read_record(record: Path) -> dict[str, Any]:
-    """Read what determines the rows that wait."""
+def _read_record(record: Path) -> tuple[dict[str, Any], list[int] | None]:
+    """Read what `_write_record` wrote."""
     try:
         found = json.loads(record.read_bytes())
-        return {"settings": dict(found["settings"]), "replaced": found["replaced"]}
+        return dict(found["settings"]), found["replaced"]
     except (ValueError, KeyError, TypeError):
         raise StoreError(
             f"{record}: expected the settings of an interrupted extraction, found "
@@ -417,31 +298,6 @@ def _check_is_hdf5(path: Path) -> None:
         )
 
 
-def _lock(path: Path) -> IO[str]:
-    """Hold a lock file open; the system lets go of it when the process ends."""
-    while True:
-        file = path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise StoreError(
-                f"expected to be alone in {path.parent}, found that {holder} writes "
-                "there; wait for it, or choose another --output"
-            ) from None
-        # The holder before may have removed the file that was just opened.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()
-        path.parent.mkdir(exist_ok=True)
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-    file.flush()
-    return file
-
-
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     """Turn what the disk or HDF5 says into one line."""
@@ -452,29 +308,3 @@ def _disk_errors(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {one_line(error)}; once that is mended, the "
             "same command goes on from the last finished batch"
         ) from None
-
-
-def _write(file: FileIO, content: bytes) -> None:
-    """Write all bytes, down to the disk."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[file.write(rest) :]
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    """Write a small file under another name and rename it."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb", buffering=0) as file:
-        _write(file, content)
-    os.replace(temporary, path)
-    _sync_folder(path.parent)

@@ -127,7 +127,7 @@ def test_unfinished_splits_outlive_the_publishing_of_others(tmp_path: Path) -> N
 def test_a_crash_after_the_renaming(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "f.h5"
     with monkeypatch.context() as patch:
-        patch.setattr("fishing.writer._PartialSplit.remove", lambda _: 1 / 0)
+        patch.setattr("fishing.writer.Journal.remove", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             _write(path, "test")
     whole = path.read_bytes()
@@ -212,8 +212,7 @@ def test_a_crash_after_an_overwriting_loses_nothing(
     path = tmp_path / "f.h5"
     _write(path, "old")
     with monkeypatch.context() as patch:
-        patch.setattr("fishing.writer._sync_folder", lambda _: None)
-        patch.setattr("fishing.writer._PartialSplit.close", lambda _: 1 / 0)
+        patch.setattr("fishing.writer.Journal.close", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             _write(path, "train", overwrite=True)
     _write(path, "test")
@@ -306,17 +305,17 @@ def test_a_split_is_discarded(tmp_path: Path) -> None:
 
 def test_what_is_published_while_one_waits_is_kept(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "f.h5"
-    lock = writer_module._lock
+    lock = writer_module.lock
 
     def late(file: Path) -> object:
         with monkeypatch.context() as patch:
-            patch.setattr(writer_module, "_lock", lock)
+            patch.setattr(writer_module, "lock", lock)
             _write(path, "train")
         file.parent.mkdir()
         return lock(file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer_module, "_lock", late)
+        patch.setattr(writer_module, "lock", late)
         _write(path, "test")
     with FeaturesFile(path) as file:
         assert list(file.splits) == ["train", "test"]
