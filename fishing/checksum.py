@@ -61,6 +61,15 @@ class Checksum:
         return self._digest.hexdigest() != _recorded(dataset)
 
 
+def plain(value: Any) -> Any:
+    """Turn what h5py gives for an attribute into text, numbers and lists of them."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def record_outline(file: Any) -> None:
     """Write the checksum of the outline of a file, once all else is written."""
     _record(file, _outline_sha256(file))
@@ -127,7 +136,7 @@ def _outline_sha256(file: Any) -> str:
     splits = json.loads(file.attrs["splits"])
     for name in ("/", *splits, *(n for n in _names(file) if n in file)):
         part = file[name]
-        attributes = {key: _plain(value) for key, value in part.attrs.items()}
+        attributes = {key: plain(value) for key, value in part.attrs.items()}
         if name == "/":
             attributes.pop(SHA256, None)
         outline[name] = {"attributes": attributes}
@@ -143,13 +152,6 @@ def _record(part: Any, hexdigest: str) -> None:
 
 def _recorded(part: Any) -> str:
     return bytes(part.attrs[SHA256]).decode("ascii", "replace")
-
-
-def _plain(value: Any) -> Any:
-    """Turn the value of an attribute into what JSON knows."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    return value.decode("ascii", "replace") if isinstance(value, bytes) else value
 
 
 def _first_line(error: BaseException) -> str:

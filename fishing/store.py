@@ -23,6 +23,7 @@ from fishing.checksum import (
     SHA256,
     Checksum,
     find_damage,
+    plain,
     record_outline,
 )
 from fishing.disk import EndlessInput, Output
@@ -228,11 +229,15 @@ def write_features(
         Output(path) as target,
         h5py.File(target, "w", libver=_HDF5_VERSION) as file,
     ):
-        file.attrs["format"] = FORMAT
+        _write_text(file, "format", FORMAT)
         file.attrs["format_version"] = FORMAT_VERSION
         for key, value in settings.items():
-            file.attrs[key] = json.dumps(value) if isinstance(value, dict) else value
-        file.attrs["splits"] = json.dumps(list(splits))
+            text = json.dumps(value) if isinstance(value, dict) else value
+            if isinstance(text, str):
+                _write_text(file, key, text)
+            else:
+                file.attrs[key] = value
+        _write_text(file, "splits", json.dumps(list(splits)))
         for name, split in splits.items():
             _write_split(file, name, split, settings)
         record_outline(file)
@@ -240,7 +245,7 @@ def write_features(
 
 def _read_settings(file: h5py.File) -> dict[str, Any]:
     """Read the attributes of the file; raise ValueError where it is another format."""
-    attrs = dict(file.attrs)
+    attrs = {key: plain(value) for key, value in file.attrs.items()}
     if attrs.pop("format", None) != FORMAT:
         raise ValueError("an HDF5 file of another kind")
     version = attrs.pop("format_version")
@@ -249,7 +254,7 @@ def _read_settings(file: h5py.File) -> dict[str, Any]:
     attrs.pop("splits")
     attrs.pop(SHA256, None)
     attrs["preprocess"] = json.loads(attrs["preprocess"])
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in attrs.items()}
+    return attrs
 
 
 def _write_split(
@@ -259,15 +264,15 @@ def _write_split(
     group = file.create_group(name)
     for part in ("forward", "backward", "failed"):
         group.create_group(part)  # one made on the way would hold a clock time
-    group.attrs["list_sha256"] = split.list_sha256
-    group.attrs["devkit"] = split.devkit
+    _write_text(group, "list_sha256", split.list_sha256)
+    _write_text(group, "devkit", split.devkit)
     _write_strings(group, "image_id", split.image_id)
     _write_strings(group, "failed/image_id", split.failed_id)
     _write_strings(group, "failed/reason", split.failed_reason)
     _write_array(group, "failed/index", split.failed_index)
     if split.labels is not None and split.failed_labels is not None:
         _write_array(group, "labels", split.labels)
-        group["labels"].attrs["classes"] = list(split.classes)
+        group["labels"].attrs["classes"] = _fixed_length(split.classes)
         _write_array(group, "failed/labels", split.failed_labels)
     for blob, rows in split.blobs.items():
         write_rows(group, blob, rows, settings)
@@ -284,14 +289,14 @@ def _read_split(group: h5py.Group) -> Split:
     split = Split(
         image_id=tuple(group["image_id"].asstr()[:]),
         labels=group["labels"][:] if labelled else None,
-        classes=tuple(map(str, group["labels"].attrs["classes"])) if labelled else (),
+        classes=tuple(plain(group["labels"].attrs["classes"])) if labelled else (),
         blobs={name: open_rows(group[name]) for name in BLOBS},
         failed_id=tuple(group["failed/image_id"].asstr()[:]),
         failed_reason=tuple(group["failed/reason"].asstr()[:]),
         failed_index=group["failed/index"][:],
         failed_labels=group["failed/labels"][:] if labelled else None,
-        devkit=str(group.attrs["devkit"]),
-        list_sha256=str(group.attrs["list_sha256"]),
+        devkit=str(plain(group.attrs["devkit"])),
+        list_sha256=str(plain(group.attrs["list_sha256"])),
     )
     _check_shapes(split, group.name)
     return split
@@ -333,11 +338,8 @@ def _check_widths(splits: Mapping[str, Split]) -> None:
 
 
 def _write_strings(group: h5py.Group, name: str, values: Sequence[str]) -> None:
-    """Write strings of one fixed length, which keeps the bytes reproducible."""
-    encoded = [value.encode() for value in values]
-    length = max([1, *map(len, encoded)])
-    dtype = h5py.string_dtype("utf-8", length)
-    _write_array(group, name, np.array(encoded, dtype=dtype))
+    """Write strings as a dataset."""
+    _write_array(group, name, _fixed_length(values))
 
 
 def _write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
@@ -346,6 +348,23 @@ def _write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
     checksum.update(values)
     group[name] = values
     checksum.record(group[name])
+
+
+def _write_text(part: h5py.Group, key: str, text: str) -> None:
+    """Write a string as an attribute."""
+    value = _fixed_length([text])
+    part.attrs.create(key, value[0], dtype=value.dtype)
+
+
+def _fixed_length(values: Sequence[str]) -> NDArray[np.bytes_]:
+    """Encode strings, all of one length.
+
+    Those of variable length lie in the one structure of HDF5 that has no checksum, and
+    that it hangs on when a bit of it flips.
+    """
+    encoded = [value.encode() for value in values]
+    length = max([1, *map(len, encoded)])
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
 
 
 def one_line(error: BaseException) -> str:

@@ -48,13 +48,13 @@ def test_unlabelled_split(tmp_path: Path, rng) -> None:
 def test_the_layout_is_the_documented_one(tmp_path: Path, rng) -> None:
     path = write_file(tmp_path / "f.h5", test=make_split(rng, 5, failed=(1,)))
     with h5py.File(path) as file:
-        assert file.attrs["format"] == "fishing-features"
+        assert file.attrs["format"] == b"fishing-features"
         assert file.attrs["format_version"] == 2
         assert file.attrs["temperature"] == 2.0
         assert file["test/forward/fc6"].shape == (5, 6)
         assert file["test/forward/fc6"].dtype == np.float32
         assert file["test/labels"].dtype == np.int8
-        assert list(file["test/labels"].attrs["classes"]) == ["cat", "dog"]
+        assert list(file["test/labels"].attrs["classes"]) == [b"cat", b"dog"]
         assert file["test/image_id"].asstr()[0] == "im0000"
         assert file["test/failed/image_id"].asstr()[:].tolist() == ["im0001"]
         assert file["test/failed/reason"].asstr()[:].tolist() == ["empty file"]

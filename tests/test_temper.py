@@ -167,7 +167,7 @@ def test_compression_is_kept(tmp_path: Path, net: NetSpec) -> None:
     source = _made_up(net, tmp_path / "f.h5", compression="gzip")
     (path,) = temper(source, tmp_path / "t.h5", [4], spec=net)
     with h5py.File(path) as file:
-        assert file.attrs["compression"] == "gzip"
+        assert file.attrs["compression"] == b"gzip"
         assert file["all/backward/fc6"].compression == "gzip"
 
 
