@@ -7,12 +7,13 @@ DEMO := build/demo
 DEVICE ?= gpu:0
 CHECK ?=
 
-.PHONY: demo test lint bench caffe-patched caffe-test clean help
+.PHONY: demo test test-slow lint bench caffe-patched caffe-test clean help
 .PHONY: caffe-cuda-check caffe-bundle gpu-check
 
 help:
 	@echo "make demo           extract and evaluate gradient features of real photographs"
 	@echo "make test           the tests"
+	@echo "make test-slow      the tests that take minutes"
 	@echo "make lint           style and types"
 	@echo "make caffe-patched  build patched Caffe into .venv (CUDA=1: for the GPU)"
 	@echo "make caffe-test     Caffe's own tests of the layers that matter here"
@@ -53,6 +54,9 @@ demo: .venv/installed
 
 test: caffe-patched
 	$(BIN)/python -m pytest
+
+test-slow: caffe-patched
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check

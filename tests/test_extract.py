@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import MarkerNet
 
 from fishing import extract as module
 from fishing.backends import BLOBS
@@ -44,30 +45,9 @@ def marked(tmp_path: Path) -> Path:
     return folder
 
 
-class _Marker:
-    """A net that hands out the grey of each image, and may break off."""
-
-    def __init__(self, stop_after: int = 10**9) -> None:
-        self.widths = dict.fromkeys(BLOBS, 2)
-        self.batch_size, self.n_at_once = 32, 1
-        self.batches: list[int] = []
-        self.stop_after = stop_after
-        self.closed = False
-
-    def run(self, data):
-        self.batches.append(len(data))
-        if len(self.batches) > self.stop_after:
-            raise KeyboardInterrupt
-        grey = data.reshape(len(data), -1).mean(axis=1, keepdims=True)
-        return {b: np.repeat(grey + k, 2, axis=1) for k, b in enumerate(BLOBS)}
-
-    def close(self) -> None:
-        self.closed = True
-
-
 @pytest.fixture
-def net(monkeypatch) -> _Marker:
-    marker = _Marker()
+def net(monkeypatch) -> MarkerNet:
+    marker = MarkerNet()
     _open(monkeypatch, repeat(marker))
     return marker
 
@@ -75,7 +55,7 @@ def net(monkeypatch) -> _Marker:
 def _open(monkeypatch, nets) -> None:
     """Have extractions open these nets, one after the other."""
 
-    def open_backend(*_, batch_size, **__) -> _Marker:
+    def open_backend(*_, batch_size, **__) -> MarkerNet:
         net = next(nets)
         net.batch_size = batch_size or net.batch_size
         return net
@@ -90,7 +70,7 @@ def _grey(split, blob: int) -> list[int]:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 20, 32])
 def test_each_row_belongs_to_the_id_beside_it(
-    marked: Path, tmp_path: Path, net: _Marker, batch_size: int
+    marked: Path, tmp_path: Path, net: MarkerNet, batch_size: int
 ) -> None:
     path = tmp_path / "f.h5"
     lists = read_splits(marked, [])
@@ -117,7 +97,7 @@ def test_interrupted_work_gives_the_same_bytes(
     marked: Path, tmp_path: Path, monkeypatch, stop_after: int
 ) -> None:
     spec, lists = load_net("tinyalexnet"), read_splits(marked, [])
-    nets = [_Marker(), _Marker(stop_after), _Marker()]
+    nets = [MarkerNet(), MarkerNet(stop_after), MarkerNet()]
     _open(monkeypatch, iter(nets))
     extract(spec, lists, tmp_path / "whole.h5", batch_size=3)
     last = nets[-1]
