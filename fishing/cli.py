@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -59,7 +60,9 @@ def main() -> None:
     logger = logging.getLogger("fishing")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", module="PIL")  # what matters becomes an error
+    # What matters in these becomes an error of ours.
+    warnings.filterwarnings("ignore", module="PIL")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 
 _json = click.option(

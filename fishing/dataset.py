@@ -196,9 +196,12 @@ def _find_image(folder: Path, image_id: str) -> Path:
     exact = folder / image_id
     if exact.suffix.lower() in IMAGE_SUFFIXES:
         return exact
-    suffixes = [s for suffix in IMAGE_SUFFIXES for s in (suffix, suffix.upper())]
-    candidates = [folder / f"{image_id}{suffix}" for suffix in suffixes]
-    return next((c for c in candidates if c.is_file()), candidates[0])
+    for suffix in IMAGE_SUFFIXES:
+        for spelling in (suffix, suffix.upper()):
+            candidate = folder / f"{image_id}{spelling}"
+            if candidate.is_file():
+                return candidate
+    return folder / f"{image_id}{IMAGE_SUFFIXES[0]}"
 
 
 def _lines(file: Path) -> list[tuple[int, list[str]]]:

@@ -82,11 +82,13 @@ class Output:
 
 
 class EndlessInput:
-    """A file for HDF5 to read, with zeros behind its end; a context manager.
+    """A file for HDF5 to read, with a filler behind its end; a context manager.
 
     HDF5 refuses a file that was cut as a whole. In this one it finds what is left, and
-    the checksums tell what is not.
+    the checksums tell what is not: the filler is nothing that a file would end in.
     """
+
+    _FILLER = b"\xa5"
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
@@ -118,7 +120,7 @@ class EndlessInput:
         rest = memoryview(buffer).cast("B")
         while n := self._file.readinto(rest):
             rest = rest[n:]
-        rest[:] = bytes(len(rest))
+        rest[:] = self._FILLER * len(rest)
         return len(buffer)
 
 

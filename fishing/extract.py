@@ -125,6 +125,7 @@ def extract(
         "prototxt_sha256": spec.prototxt_sha256,
         "weights_sha256": check_weights(spec, weights_path(spec)),
         "backend": backend,
+        "blobs": dict(spec.blobs),
         "temperature": float(temperature),
         "label": "uniform",
         "preprocess": preprocess.describe(),

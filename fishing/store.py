@@ -36,6 +36,7 @@ Progress = Callable[[str, int, int], None]
 FORMAT = "fishing-features"
 FORMAT_VERSION = 2
 _READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 is the same without checksums
+_JSON = {"preprocess", "blobs"}
 # The first HDF5 that guards its structures by checksums, whatever the library's own.
 _HDF5_VERSION = ("v110", "v110")
 
@@ -89,8 +90,8 @@ class FeaturesFile:
         How the file was made: net, temperature, preprocessing and the like.
     splits : dict of str to Split
         In the order in which they were extracted.
-    has_checksums : bool
-        Whether `verify` can tell if the file is as it was written.
+    format_version : int
+        Files of version 1 have no checksums.
 
     Raises
     ------
@@ -113,7 +114,7 @@ class FeaturesFile:
             ) from None
         try:
             self.settings = _read_settings(self._file)
-            self.has_checksums = SHA256 in self._file.attrs
+            self.format_version: int = self.settings.pop("format_version")
             names = json.loads(self._file.attrs["splits"])
             self.splits = {name: _read_split(self._file[name]) for name in names}
             _check_widths(self.splits)
@@ -191,7 +192,7 @@ def verify(path: Path, progress: Progress | None = None) -> None:
         EndlessInput(path) as source,
         h5py.File(source, "r") as file,
     ):
-        if SHA256 in file.attrs:
+        if file.attrs["format_version"] > 1:
             damage = find_damage(file, lambda *done: report(path.name, *done))
     if damage:
         found = "; ".join(f"{name}: {reason}" for name, reason in damage.items())
@@ -200,7 +201,7 @@ def verify(path: Path, progress: Progress | None = None) -> None:
             "of the file, or extract anew with --overwrite"
         )
     with FeaturesFile(path) as whole:
-        if not whole.has_checksums:
+        if whole.format_version == 1:
             raise StoreError(
                 f"{path}: expected checksums, found a file of format version 1, which "
                 "has none; extract anew with --overwrite"
@@ -248,12 +249,13 @@ def _read_settings(file: h5py.File) -> dict[str, Any]:
     attrs = {key: plain(value) for key, value in file.attrs.items()}
     if attrs.pop("format", None) != FORMAT:
         raise ValueError("an HDF5 file of another kind")
-    version = attrs.pop("format_version")
+    version = attrs["format_version"]
     if version not in _READABLE_VERSIONS:
         raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
     attrs.pop("splits")
     attrs.pop(SHA256, None)
-    attrs["preprocess"] = json.loads(attrs["preprocess"])
+    for key in _JSON & set(attrs):
+        attrs[key] = json.loads(attrs[key])
     return attrs
 
 

@@ -78,7 +78,7 @@ def temper(
         if todo:
             spec = spec or _find_net(file)
             _check_net(spec, file)
-            if file.has_checksums:  # damage must not get a new one
+            if file.format_version > 1:  # damage must not get new checksums
                 verify(path, progress)
             widths = {
                 name: rows.shape[1]

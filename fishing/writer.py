@@ -109,18 +109,19 @@ class FeaturesWriter:
             _check_settings(settings, found, self._folder)
         else:
             replaced = None
-            self._check_finished()
+            self._check_finished(settings)
             _write_record(record, settings, replaced)
         if self.path.exists() and _identity(self.path) != replaced:
-            self._check_finished()
+            self._check_finished(settings)
         for name in self._published:  # a crash may have come after the publishing
             Journal.remove(self._folder / name)
 
-    def _check_finished(self) -> None:
+    def _check_finished(self, settings: Mapping[str, Any]) -> None:
         """Compare the settings with those of the features file, if there is one."""
         if self.path.exists():
             with FeaturesFile(self.path) as file:
-                _check_settings(self._settings, file.settings, self.path)
+                found = {"format_version": file.format_version, **file.settings}
+                _check_settings(settings, found, self.path)
                 self._published = {k: s.list_sha256 for k, s in file.splits.items()}
                 self._n_failed = {k: len(s.failed_id) for k, s in file.splits.items()}
 
@@ -239,8 +240,7 @@ class FeaturesWriter:
             write_features(self._whole, self._settings, new)
             return
         with FeaturesFile(self.path) as old:
-            if old.has_checksums:  # damage must not get a new one
-                verify(self.path)
+            verify(self.path)  # damage must not get new checksums
             write_features(self._whole, self._settings, {**old.splits, **new})
 
 

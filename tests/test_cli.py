@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from click.testing import CliRunner, Result
 
@@ -54,6 +55,25 @@ def test_info(features: Path) -> None:
     assert "trainval: 26 images, 0 failed, 2 classes" in result.output
     record = json.loads(_run("info", features, "--json").output)
     assert record["splits"]["test"]["blobs"]["backward/fc7"] == 768
+
+
+def test_info_verifies(features: Path, tmp_path: Path) -> None:
+    result = _run("info", features, "--verify")
+    assert result.exit_code == 0
+    assert result.output.endswith("verified: all checksums are right\n")
+    assert json.loads(_run("info", features, "--verify", "--json").output)["verified"]
+    assert "verified" not in _run("info", features).output
+    with h5py.File(features) as file:
+        offset = file["test/backward/fc7"].id.get_offset()
+    damaged = bytearray(features.read_bytes())
+    damaged[offset + 1000] ^= 16
+    (tmp_path / "f.h5").write_bytes(damaged)
+    assert _run("info", tmp_path / "f.h5").exit_code == 0
+    result = _run("info", tmp_path / "f.h5", "--verify")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "found damage in test/backward/fc7: other values than" in result.stderr
 
 
 def test_evaluate(features: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import sys
 from pathlib import Path
 
 import h5py
@@ -8,11 +11,14 @@ import numpy as np
 import pytest
 from conftest import SETTINGS, make_split, write_file
 
+sys.path.append(str(Path(__file__).parent / "campaigns"))
+import flipped_bits
+
 from fishing.backends import BLOBS
 from fishing.errors import StoreError
 from fishing.kernel import Kernels
 from fishing.rows import STORAGE, storage_settings
-from fishing.store import FeaturesFile, Split, describe, write_features
+from fishing.store import FeaturesFile, Split, describe, verify, write_features
 
 
 def test_what_is_written_is_read(tmp_path: Path, rng) -> None:
@@ -335,3 +341,136 @@ def test_float16_without_a_scale(tmp_path: Path, rng, scale) -> None:
             file["test/forward/fc7"].attrs["scale"] = np.float32(scale)
     with pytest.raises(StoreError, match=r"whole features file.*scale"):
         FeaturesFile(path)
+
+
+# --- is a file as it was written? -------------------------------------------------
+
+
+def _datasets(path: Path) -> dict[str, h5py.Dataset]:
+    found = {}
+    with h5py.File(path) as file:
+        for split in file:
+            file[split].visititems(
+                lambda name, part, split=split: (
+                    found.update({f"{split}/{name}": (part[()], dict(part.attrs))})
+                    if isinstance(part, h5py.Dataset)
+                    else None
+                )
+            )
+    return found
+
+
+@pytest.mark.parametrize(("dtype", "compression"), ALL_STORAGE)
+def test_anyone_can_check_the_checksums(
+    tmp_path: Path, rng, dtype: str, compression: str
+) -> None:
+    """As docs/format.md says: SHA-256 of the bytes of the values."""
+    path = _write(tmp_path / "f.h5", _sparse(rng, 300), dtype, compression)
+    verify(path)
+    datasets = _datasets(path)
+    assert len(datasets) == 14
+    for name, (values, attributes) in datasets.items():
+        expected = hashlib.sha256(values.tobytes()).hexdigest()
+        assert attributes["sha256"].decode() == expected, name
+    outline: dict = {}
+    with h5py.File(path) as file:
+        for name in ("/", "test", *datasets):
+            part = file[name]
+            outline[name] = {"attributes": {}}
+            for key, value in part.attrs.items():
+                if (name, key) != ("/", "sha256"):
+                    plain = value.tolist()
+                    if isinstance(plain, list):
+                        plain = [item.decode() for item in plain]
+                    plain = plain.decode() if isinstance(plain, bytes) else plain
+                    outline[name]["attributes"][key] = plain
+            if name in datasets:
+                outline[name] |= {"shape": list(part.shape), "dtype": part.dtype.str}
+        text = json.dumps(outline, sort_keys=True)
+        expected = hashlib.sha256(text.encode()).hexdigest()
+        assert file.attrs["sha256"].decode() == expected
+
+
+@pytest.mark.parametrize(("dtype", "compression"), ALL_STORAGE)
+def test_one_flipped_bit_is_found_and_named(
+    tmp_path: Path, rng, dtype: str, compression: str
+) -> None:
+    split = make_split(rng, 60, width=40)
+    path = _write(tmp_path / "f.h5", split, dtype, compression)
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        places = {}
+        for name in ("image_id", "labels", *BLOBS):
+            dataset = file["test"][name].id
+            chunked = dataset.get_create_plist().get_layout() == h5py.h5d.CHUNKED
+            places[name] = (
+                dataset.get_chunk_info(0).byte_offset + 20
+                if chunked
+                else dataset.get_offset()
+            )
+    for name, place in places.items():
+        damaged = bytearray(whole)
+        damaged[place + 3] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=f"found damage in test/{name}: [^;]*; ta"):
+            verify(path)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_any_flipped_bit_is_found_or_changes_nothing(
+    tmp_path: Path, compression: str
+) -> None:
+    """A sample of what tests/campaigns/flipped_bits.py does with every bit."""
+    path = tmp_path / "f.h5"
+    flipped_bits.small_file(path, storage_settings(compression=compression))
+    bits = range(0, 8 * path.stat().st_size, 347)
+    outcomes, silent = flipped_bits.flip_all(path, bits)
+    assert silent == []
+    assert not [name for name in outcomes if name.startswith("CRASH")]
+    assert outcomes["changes nothing"] < len(bits) / 10
+
+
+def test_a_lost_tail_is_named(tmp_path: Path, rng) -> None:
+    """HDF5 itself refuses such a file without a word on what is lost."""
+    split = make_split(rng, 500, failed=(3,))
+    path = write_file(tmp_path / "f.h5", train=split, test=split)
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        ends = {
+            name: file[name].id.get_offset() + values.nbytes
+            for name, (values, _) in _datasets(path).items()
+        }
+    for name, end in ends.items():
+        path.write_bytes(whole[: end - 1])
+        with pytest.raises(StoreError, match=f"found damage in .*{name}: "):
+            verify(path)
+    path.write_bytes(whole[:-1])  # nothing that anybody misses
+    with pytest.raises(StoreError, match="expected an HDF5 file, found.*truncated"):
+        verify(path)
+
+
+def test_files_without_checksums(tmp_path: Path, rng) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 5))
+    with h5py.File(path, "a") as file:
+        file.attrs["format_version"] = 1
+        del file.attrs["sha256"]
+    with FeaturesFile(path) as found:
+        assert found.format_version == 1
+        assert found.settings == SETTINGS
+    with pytest.raises(StoreError, match="expected checksums, found a file of format"):
+        verify(path)
+    with pytest.raises(StoreError, match="`fishing extract` makes one"):
+        verify(tmp_path / "none.h5")
+    with h5py.File(path, "a") as file:
+        file.attrs["format_version"] = 2
+    with pytest.raises(StoreError, match="found damage in /: "):
+        verify(path)
+
+
+def test_verifying_shows_progress(tmp_path: Path, rng) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 600))
+    calls: list[tuple[str, int, int]] = []
+    verify(path, lambda *call: calls.append(call))
+    assert [done for _, done, _ in calls] == sorted({done for _, done, _ in calls})
+    assert calls[-1][0] == "f.h5"
+    assert calls[-1][1] == calls[-1][2] > 8 * 600 * 6 * 4
