@@ -38,6 +38,11 @@ _DATASETS = (
 _BLOCK_ROWS = 256
 
 
+def reserve_sha256(part: Any) -> None:
+    """Make room for a checksum in a file, group or dataset that has no values yet."""
+    part.attrs[SHA256] = np.bytes_("0" * 64)
+
+
 class Checksum:
     """SHA-256 of the values of a dataset, taken while they are written or read.
 
@@ -146,8 +151,7 @@ def _outline_sha256(file: Any) -> str:
 
 
 def _record(part: Any, hexdigest: str) -> None:
-    # Of fixed length, it lies in the header of its part, which HDF5 guards.
-    part.attrs[SHA256] = np.bytes_(hexdigest)
+    part.attrs.modify(SHA256, np.bytes_(hexdigest))
 
 
 def _recorded(part: Any) -> str:

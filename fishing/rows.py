@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.checksum import Checksum
+from fishing.checksum import Checksum, reserve_sha256
 from fishing.errors import StoreError
 
 #: The choices of how blobs are stored, each with its default first.
@@ -91,37 +91,57 @@ def with_storage(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: choices[0] for key, choices in STORAGE.items()} | dict(settings)
 
 
-def write_rows(group: Any, name: str, rows: Rows, settings: Mapping[str, Any]) -> None:
-    """Write a blob and its checksum, a few rows at a time.
+def create_rows(
+    group: Any, name: str, shape: tuple[int, ...], settings: Mapping[str, Any]
+) -> Any:
+    """Make the dataset of a blob, without its values.
 
     Parameters
     ----------
     group : h5py.Group
     name : str
         Of the dataset to make.
-    rows : array_like of float32, shape (n, d)
-        Sliced by rows; twice, where the type is float16.
+    shape : tuple of int
     settings : mapping
         Of the file: as `storage_settings` gives them, and others.
+
+    Returns
+    -------
+    h5py.Dataset
     """
     storage, layout = with_storage(settings), {}
-    n_rows, is_half = rows.shape[0], storage["dtype"] == "float16"
     # HDF5 has no chunks without values.
-    if storage["compression"] != "none" and math.prod(rows.shape):
-        chunks = tuple(map(min, rows.shape, _CHUNK))
+    if storage["compression"] != "none" and math.prod(shape):
+        chunks = tuple(map(min, shape, _CHUNK))
         layout = {"chunks": chunks, **_FILTERS[storage["compression"]]}
-    dtype = "<f2" if is_half else "<f4"
-    dataset = group.create_dataset(name, shape=rows.shape, dtype=dtype, **layout)
-    blocks = [slice(i, i + _BLOCK_ROWS) for i in range(0, n_rows, _BLOCK_ROWS)]
+    dtype = "<f2" if storage["dtype"] == "float16" else "<f4"
+    dataset = group.create_dataset(name, shape=shape, dtype=dtype, **layout)
+    if dataset.dtype == np.float16:
+        dataset.attrs["scale"] = np.float32(1)
+    reserve_sha256(dataset)
+    return dataset
+
+
+def write_rows(dataset: Any, rows: Any) -> None:
+    """Write values and their checksum, a few rows at a time.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        With room for a checksum; if it is of float16, also for a scale.
+    rows : array_like, shape (n, ...)
+        Sliced by rows; twice, where the type is float16.
+    """
+    is_half = dataset.dtype == np.float16
+    blocks = [slice(i, i + _BLOCK_ROWS) for i in range(0, len(dataset), _BLOCK_ROWS)]
     if is_half:
         magnitudes = (float(np.abs(rows[block]).max(initial=0)) for block in blocks)
         scale = _half_scale(max(magnitudes, default=0))
-        dataset.attrs["scale"] = scale
+        dataset.attrs.modify("scale", scale)
     checksum = Checksum()
     for block in blocks:
-        values = (rows[block] / scale if is_half else rows[block]).astype(
-            dtype, copy=False
-        )
+        values = rows[block] / scale if is_half else rows[block]
+        values = values.astype(dataset.dtype, copy=False)
         checksum.update(values)
         dataset[block] = values
     checksum.record(dataset)

@@ -21,15 +21,15 @@ from fishing.backends import BLOBS
 from fishing.checksum import (
     HDF5_ERRORS,
     SHA256,
-    Checksum,
     find_damage,
     plain,
     record_outline,
+    reserve_sha256,
 )
 from fishing.disk import EndlessInput, Output
 from fishing.errors import StoreError
 from fishing.rows import Rows as Rows
-from fishing.rows import open_rows, write_rows
+from fishing.rows import create_rows, open_rows, write_rows
 
 Progress = Callable[[str, int, int], None]
 
@@ -239,8 +239,16 @@ def write_features(
             else:
                 file.attrs[key] = value
         _write_text(file, "splits", json.dumps(list(splits)))
-        for name, split in splits.items():
-            _write_split(file, name, split, settings)
+        reserve_sha256(file)
+        # All that holds the values comes before them: a lost tail costs values only.
+        made = {
+            name: _create_split(file, name, split, settings)
+            for name, split in splits.items()
+        }
+        file.flush()  # HDF5 puts off some of it
+        for datasets in made.values():
+            for dataset, values in datasets:
+                write_rows(dataset, values)
         record_outline(file)
 
 
@@ -259,25 +267,33 @@ def _read_settings(file: h5py.File) -> dict[str, Any]:
     return attrs
 
 
-def _write_split(
+def _create_split(
     file: h5py.File, name: str, split: Split, settings: Mapping[str, Any]
-) -> None:
-    """Write one group."""
+) -> list[tuple[h5py.Dataset, Rows]]:
+    """Make one group; its datasets, and the values that belong into them."""
     group = file.create_group(name)
     for part in ("forward", "backward", "failed"):
         group.create_group(part)  # one made on the way would hold a clock time
     _write_text(group, "list_sha256", split.list_sha256)
     _write_text(group, "devkit", split.devkit)
-    _write_strings(group, "image_id", split.image_id)
-    _write_strings(group, "failed/image_id", split.failed_id)
-    _write_strings(group, "failed/reason", split.failed_reason)
-    _write_array(group, "failed/index", split.failed_index)
+    arrays: dict[str, NDArray[Any]] = {
+        "image_id": _fixed_length(split.image_id),
+        "failed/image_id": _fixed_length(split.failed_id),
+        "failed/reason": _fixed_length(split.failed_reason),
+        "failed/index": split.failed_index,
+    }
     if split.labels is not None and split.failed_labels is not None:
-        _write_array(group, "labels", split.labels)
+        arrays |= {"labels": split.labels, "failed/labels": split.failed_labels}
+    made: list[tuple[h5py.Dataset, Rows]] = []
+    for key, values in arrays.items():
+        dataset = group.create_dataset(key, shape=values.shape, dtype=values.dtype)
+        reserve_sha256(dataset)
+        made.append((dataset, values))
+    if split.labels is not None:
         group["labels"].attrs["classes"] = _fixed_length(split.classes)
-        _write_array(group, "failed/labels", split.failed_labels)
     for blob, rows in split.blobs.items():
-        write_rows(group, blob, rows, settings)
+        made.append((create_rows(group, blob, rows.shape, settings), rows))
+    return made
 
 
 def _read_split(group: h5py.Group) -> Split:
@@ -337,19 +353,6 @@ def _check_widths(splits: Mapping[str, Split]) -> None:
         widths = {split.blobs[blob].shape[1] for split in splits.values()}
         if len(widths) > 1:
             raise ValueError(f"splits with {blob} of {sorted(widths)} values an image")
-
-
-def _write_strings(group: h5py.Group, name: str, values: Sequence[str]) -> None:
-    """Write strings as a dataset."""
-    _write_array(group, name, _fixed_length(values))
-
-
-def _write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
-    """Write a small dataset and its checksum."""
-    checksum = Checksum()
-    checksum.update(values)
-    group[name] = values
-    checksum.record(group[name])
 
 
 def _write_text(part: h5py.Group, key: str, text: str) -> None:
