@@ -55,7 +55,7 @@ class Checksum:
 
     def update(self, values: NDArray[Any]) -> None:
         """Add the next values."""
-        self._digest.update(values.tobytes())
+        self._digest.update(np.ascontiguousarray(values).data)
 
     def record(self, dataset: Any) -> None:
         """Write the checksum to its dataset."""

@@ -33,7 +33,7 @@ from fishing.nets import NetSpec, load_net
 from fishing.preprocess import Preprocess
 from fishing.store import FeaturesFile
 
-BACKENDS = ["caffe", "onnx"]
+BACKENDS = ["caffe", "onnx", "openvino"]
 
 
 # --- other settings are refused ---------------------------------------------------
