@@ -135,7 +135,13 @@ def _main() -> None:
                         return super().run(data)
 
                 FeaturesWriter.append = logged  # type: ignore[method-assign]
-                fishing.extract.open_backend = lambda *_, **__: Net()  # type: ignore
+
+                def open_backend(*_: Any, batch_size: int, **__: Any) -> Net:
+                    net = Net()
+                    net.batch_size = batch_size
+                    return net
+
+                fishing.extract.open_backend = open_backend  # type: ignore
                 code = 1
                 try:
                     faults.faults_arm(folder.encode(), mode.encode(), nth, errno)

@@ -91,6 +91,10 @@ def _other_backend(work: Work, folder: Path) -> None:
     work.options["backend"] = "caffe"
 
 
+def _other_gpu_math(work: Work, folder: Path) -> None:
+    work.options["tf32"] = True
+
+
 def _other_dtype(work: Work, folder: Path) -> None:
     work.options["dtype"] = "float16"
 
@@ -147,6 +151,7 @@ SETTINGS = {
     _other_size: "preprocess",
     _other_mean: "preprocess",
     _other_backend: "backend",
+    _other_gpu_math: "gpu_math",
     _other_dtype: "dtype",
     _other_compression: "compression",
     _other_format: "format_version",
@@ -166,6 +171,7 @@ def test_whatever_determines_the_output_may_not_change(
     spec = load_net(str(tmp_path / "net"))
     work = Work(spec, read_splits(devkit, ["test"]), {"batch_size": 4})
     net = MarkerNet(stop_after=10**9 if finished else 2)
+    net.batch_size = 4
     monkeypatch.setattr(module, "open_backend", lambda *_, **__: net)
     path = tmp_path / "f.h5"
     try:
