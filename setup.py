@@ -25,7 +25,7 @@ setup(
         "onnxruntime>=1.18",
         # the library of opencv-python without its windows, which need libGL
         "opencv-python-headless>=4.6",
-        "pillow>=9.5",
+        "pillow>=10.1",
         "platformdirs>=3.0",
         "requests>=2.28",
         "scikit-image>=0.19.3",

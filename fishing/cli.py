@@ -267,13 +267,167 @@ def evaluate(
         write_results(evaluation, output)
         click.echo(json.dumps(record))
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     click.echo(
         f"Average precision in per cent, {record['train']} to {record['test']}, "
         f"protocol {record['protocol']}, C = {record['C']:g}"
     )
-    click.echo(format_table(record, width))
+    click.echo(format_table(record, _width()))
     click.echo(f"written to {write_results(evaluation, output).parent}")
+
+
+@main.command()
+@click.argument("features_file", type=click.Path(path_type=Path))
+@click.option(
+    "--query", "photo", type=click.Path(path_type=Path), help="An image file."
+)
+@click.option("--query-id", "image_id", help="An image of the file, by its id.")
+@click.option(
+    "--evaluate",
+    "as_evaluation",
+    is_flag=True,
+    help="Take every image of a labelled split as query, itself left out, and print "
+    "mean average precision.",
+)
+@click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    help="A feature such as x7, x6+x7 or dW7; may be repeated. By default dW7, and "
+    "with --evaluate the eleven of the paper.",
+)
+@click.option(
+    "-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="Images."
+)
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    help="Where to look; may be repeated. By default all splits, and with --evaluate "
+    "test.",
+)
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the query and what was found into this picture.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="FISHING_VOC",
+    default="VOCdevkit/VOC2007",
+    show_default="FISHING_VOC, else VOCdevkit/VOC2007",
+    help="The devkit or folder of the images, for --sheet.",
+)
+@click.option(
+    "--device", default="cpu", show_default=True, help="cpu, or gpu:0, for --query."
+)
+@click.option(
+    "--net", help="The net of the file, where it is none of models/: its folder."
+)
+@_json
+def search(
+    features_file: Path,
+    photo: Path | None,
+    image_id: str | None,
+    as_evaluation: bool,
+    features: tuple[str, ...],
+    splits: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find the nearest images, or measure how well that works.
+
+    The images of FEATURES_FILE are compared with a photo (--query), which goes through
+    the same net and backend, or with one of themselves (--query-id), by the kernel of a
+    feature.
+    """
+    if (photo is not None) + (image_id is not None) + as_evaluation != 1:
+        raise click.UsageError("Name one of --query, --query-id and --evaluate.")
+    if as_evaluation:
+        if len(splits) > 1:
+            raise click.UsageError("--evaluate takes one --split.")
+        split = splits[0] if splits else "test"
+        _evaluate_retrieval(features_file, split, features, as_json)
+    else:
+        _search(features_file, photo, image_id, features, splits, as_json, **options)
+
+
+def _evaluate_retrieval(
+    features_file: Path, split: str, features: tuple[str, ...], as_json: bool
+) -> None:
+    """Print mean average precisions of retrieval."""
+    from fishing.kernel import FEATURES
+    from fishing.report import format_table
+    from fishing.retrieval import evaluate_retrieval
+
+    with _Progress(unit="features") as progress:
+        record = evaluate_retrieval(
+            features_file, split, features or FEATURES, progress
+        )
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    click.echo(
+        f"Average precision of retrieval in per cent, {record['n_queries']} queries "
+        f"of {split}"
+    )
+    click.echo(format_table(record, _width()))
+
+
+def _search(
+    features_file: Path,
+    photo: Path | None,
+    image_id: str | None,
+    features: tuple[str, ...],
+    splits: tuple[str, ...],
+    as_json: bool,
+    *,
+    k: int,
+    sheet: Path | None,
+    data: Path,
+    device: str,
+    net: str | None,
+) -> None:
+    """Print the neighbours of an image, and draw them where that is asked for."""
+    from fishing.dataset import find_image
+    from fishing.nets import load_net
+    from fishing.report import format_neighbours
+    from fishing.search import search_id, search_photo
+    from fishing.sheet import write_sheet
+
+    names = tuple(dict.fromkeys(features)) or ("dW7",)
+    with _Progress(unit="images") as progress:
+        if photo is not None:
+            spec = load_net(net) if net else None
+            found = search_photo(
+                *(features_file, photo, names, k),
+                splits=splits,
+                spec=spec,
+                device=device,
+                progress=progress,
+            )
+        else:
+            found = search_id(
+                *(features_file, str(image_id), names, k),
+                splits=splits,
+                progress=progress,
+            )
+    if sheet:
+        query = photo or find_image(data, str(image_id))
+        write_sheet(sheet, query, found, data)
+    if as_json:
+        record = {
+            "query": str(photo or image_id),
+            "neighbours": {
+                feature: [asdict(neighbour) for neighbour in neighbours]
+                for feature, neighbours in found.items()
+            },
+        }
+        click.echo(json.dumps(record))
+        return
+    click.echo(format_neighbours(found))
+    if sheet:
+        click.echo(f"drawn to {sheet}")
 
 
 @main.command()
@@ -376,6 +530,11 @@ def photographs(folder: Path) -> None:
     from fishing.photographs import write_photographs
 
     click.echo(write_photographs(folder))
+
+
+def _width() -> int | None:
+    """Columns of the terminal; none where there is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 class _Progress:

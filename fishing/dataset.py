@@ -112,6 +112,20 @@ def read_splits(data: Path, splits: Iterable[str]) -> list[ImageList]:
     return [_read_list(data, name) for name in names]
 
 
+def find_image(data: Path, image_id: str) -> Path:
+    """Name the file of an image of a devkit or of a folder of images.
+
+    Whether there is one shows when it is read.
+    """
+    if (data / "ImageSets" / "Main").is_dir():
+        return _voc_image(data, image_id)
+    return _find_image(data, image_id)
+
+
+def _voc_image(devkit: Path, image_id: str) -> Path:
+    return devkit / "JPEGImages" / f"{image_id}.jpg"
+
+
 def _read_voc(devkit: Path, split: str) -> ImageList:
     """Read one split of a VOC devkit with the labels of all its classes."""
     folder = devkit / "ImageSets" / "Main"
@@ -124,7 +138,7 @@ def _read_voc(devkit: Path, split: str) -> ImageList:
     return ImageList(
         split=split,
         image_id=tuple(ids),
-        path=tuple(devkit / "JPEGImages" / f"{i}.jpg" for i in ids),
+        path=tuple(_voc_image(devkit, i) for i in ids),
         classes=tuple(file.name.removesuffix(suffix) for file in files),
         labels=np.stack(columns, axis=1) if columns else None,
         devkit=devkit.resolve().name

@@ -9,7 +9,7 @@ matrices x g^T.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -59,12 +59,74 @@ _DEPTH = (
     "forward/fc8",
 )
 
+#: Rows of a feature, factor by factor, summand by summand.
+Factors: TypeAlias = Sequence[Sequence[Rows]]
+Gram: TypeAlias = NDArray[np.float32]
+
 # 128 MiB a panel: HDF5 is slow at reading a few columns of each row.
 _PANEL_VALUES = 2**25
 # A chunk of a compressed file has as many rows, and at most as many columns.
 _BLOCK_ROWS = 256
 _PANEL_STEP = 512
-Gram: TypeAlias = NDArray[np.float32]
+
+
+def gram(
+    feature: str,
+    A: Split | Mapping[str, Rows],
+    B: Split | Mapping[str, Rows] | None = None,
+) -> NDArray[np.float64]:
+    """Compute the kernel of one feature between two sets of images: eq. 12.
+
+    Parameters
+    ----------
+    feature : str
+        Such as ``x7``, ``x6+x7`` or ``dW7``.
+    A, B : Split, or mapping of str to array_like of float32, shape (n, d)
+        Blobs by the names of `fishing.backends.BLOBS`; B is A where it is left out.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_A, n_B)
+        1 where two images have the same feature up to scale.
+
+    Raises
+    ------
+    EvaluationError
+        If the feature is unknown, a blob is missing or of two widths, or holds a value
+        that is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> A = {"forward/fc7": np.array([[3.0, 4.0], [0.0, 2.0]], np.float32)}
+    >>> gram("x7", A).round(6)
+    array([[1. , 0.8],
+           [0.8, 1. ]])
+    """
+    a = feature_factors(feature, A)
+    return kernel_between(a, a if B is None else feature_factors(feature, B))[:]
+
+
+def feature_factors(feature: str, images: Split | Mapping[str, Rows]) -> Factors:
+    """Pick the blobs that a feature is made from, in their places in it."""
+    blobs = images.blobs if isinstance(images, Split) else images
+    for blob in sorted(feature_blobs(feature)):
+        if blob not in blobs:
+            raise EvaluationError(
+                f"expected {blob}, which {feature} is made from, found "
+                f"{' '.join(blobs) or 'nothing'}"
+            )
+    return [[blobs[blob] for blob in factors] for factors in parse_feature(feature)]
+
+
+def kernel_between(a: Factors, b: Factors) -> Kernel:
+    """Pair the factors of two sets of images; shape (n_a, n_b), sliced by rows."""
+    return Kernel(
+        [
+            [_cosines(*pair) for pair in zip(*summands, strict=True)]
+            for summands in zip(a, b, strict=True)
+        ]
+    )
 
 
 def parse_feature(name: str) -> list[tuple[str, ...]]:
@@ -241,6 +303,21 @@ def gram_matrices(
 
     _for_blocks(mirror, n)
     return K_train.T, K_test.T
+
+
+def _cosines(a: Rows, b: Rows) -> Gram:
+    """Inner products of the normalised rows of a and b; shape (n_a, n_b)."""
+    (n, d), (m, d_b) = a.shape, b.shape
+    if d != d_b:
+        raise EvaluationError(
+            f"expected rows of one width, found {d} and {d_b} values; both sides must "
+            "come from the same net"
+        )
+    scale_a, scale_b = _inverse_norms(a, "A"), _inverse_norms(b, "B")
+    K = np.zeros((n, m), np.float32)
+    for columns in _panels(max(n, m), d):
+        K += _panel(a, columns, scale_a) @ _panel(b, columns, scale_b).T
+    return K
 
 
 def row_blocks(n: int) -> Iterator[slice]:

@@ -67,6 +67,24 @@ def average_precision_area(labels: ArrayLike, scores: ArrayLike) -> float:
     return float(min(1.0, np.sum(np.diff(recall, prepend=0.0) * envelope)))
 
 
+def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Average precision as retrieval has it, without interpolation.
+
+    The mean over the positives of the precision at their ranks.
+
+    Parameters, Returns and Raises are those of `average_precision_11point`.
+
+    Examples
+    --------
+    >>> round(average_precision([-1, 1, -1, 1], [0.9, 0.5, 0.4, 0.3]), 4)
+    0.5
+    """
+    recall, precision = _precision_recall(labels, scores)
+    if not recall.size:
+        return float("nan")
+    return float(precision[np.diff(recall, prepend=0.0) > 0].mean())
+
+
 PROTOCOLS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
     "voc2007": average_precision_11point,
     "voc2012": average_precision_area,

@@ -51,7 +51,17 @@ class Preprocess:
         ImageError
             If the file is missing, empty, truncated, too large or no image.
         """
-        crop = resize_and_crop(read_image(path), self.size)
+        return self.prepare(read_image(path))
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Prepare a decoded image: (height, width, 3), BGR, as `read_image` gives it.
+
+        Raises
+        ------
+        ImageError
+            If it is too narrow.
+        """
+        crop = resize_and_crop(image, self.size)
         data = np.empty((3, self.size, self.size), np.float32)
         # A plane at a time: five times as fast as all at once and then transposed.
         for k, mean in enumerate(self.mean):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fishing.errors import EvaluationError
 from fishing.evaluate import Evaluation
+from fishing.search import Neighbour
 
 _COLUMN, _NAME = 8, 6
 
@@ -63,6 +64,44 @@ def format_table(record: dict[str, Any], width: int | None = None) -> str:
             )
         )
     return "\n\n".join(blocks)
+
+
+def format_neighbours(found: Mapping[str, Sequence[Neighbour]]) -> str:
+    """Lay out what a search found, a table for each feature.
+
+    Parameters
+    ----------
+    found : mapping of str to sequence of Neighbour
+        By feature, as `fishing.search.search_photo` gives them.
+
+    Returns
+    -------
+    str
+        Without a line end at its end.
+
+    Examples
+    --------
+    >>> print(format_neighbours({"dW7": [Neighbour("000012", "test", 0.5, ("car",))]}))
+    dW7  similarity  split  image   classes
+      1      0.5000  test   000012  car
+    """
+    tables = []
+    for feature, neighbours in found.items():
+        rows = [(feature, "similarity", "split", "image", "classes")]
+        for rank, n in enumerate(neighbours, start=1):
+            cells = (f"{n.similarity:.4f}", n.split, n.image_id, " ".join(n.classes))
+            rows.append((str(rank), *cells))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        tables.append("\n".join(_row(row, widths) for row in rows))
+    return "\n\n".join(tables)
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Put cells below those of other rows, the numbers (two columns) to the right."""
+    return "  ".join(
+        f"{cell:>{width}}" if i < 2 else f"{cell:<{width}}"
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()
 
 
 def write_results(evaluation: Evaluation, folder: Path) -> Path:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from fishing.disk import put_in_place
 from fishing.errors import NetError, StoreError
 from fishing.gradient import Step, gradient, read_steps
-from fishing.nets import NetSpec, check_weights, load_net, net_names, weights_path
+from fishing.nets import NetSpec
+from fishing.origin import net_of
 from fishing.rows import Rows, with_storage
 from fishing.store import FeaturesFile, Split, one_line, verify, write_features
 
@@ -76,8 +77,7 @@ def temper(
         _check_dtype(file)
         todo = {o: tau for o, tau in outputs.items() if not _is_there(o, tau, file)}
         if todo:
-            spec = spec or _find_net(file)
-            _check_net(spec, file)
+            spec = net_of(file, spec)
             if file.format_version > 1:  # damage must not get new checksums
                 verify(path, progress)
             widths = {
@@ -164,32 +164,6 @@ def _check_dtype(file: FeaturesFile) -> None:
             f"{file.path}: expected blobs of float32, found {dtype}, too coarse for "
             "the softmax; extract anew with --temperature"
         )
-
-
-def _find_net(file: FeaturesFile) -> NetSpec:
-    """Load the net that a features file names."""
-    name = str(file.settings.get("net"))
-    if name not in net_names():
-        raise NetError(
-            f"{file.path}: expected a net of: {' '.join(net_names())}; found '{name}'; "
-            "name its folder with --net"
-        )
-    return load_net(name)
-
-
-def _check_net(spec: NetSpec, file: FeaturesFile) -> None:
-    """Hold a net to be the one that a features file was made with."""
-    caffemodel = weights_path(spec)
-    for key, source, found in (
-        ("prototxt_sha256", spec.prototxt, spec.prototxt_sha256),
-        ("weights_sha256", caffemodel, check_weights(spec, caffemodel)),
-    ):
-        expected = file.settings.get(key)
-        if found != expected:
-            raise StoreError(
-                f"{file.path} was made with another {key}: expected {expected}, found "
-                f"{found} of {source}; name the net that it was made with by --net"
-            )
 
 
 def _write(

@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 from fishing.cli import main
 from fishing.kernel import FEATURES
 
-COMMANDS = ["fetch", "extract", "evaluate", "export", "temper", "info", "photographs"]
+COMMANDS = ["fetch", "extract", "evaluate", "export", "search", "temper"]
+COMMANDS += ["info", "photographs"]
 
 
 def _run(*arguments: object) -> Result:
@@ -195,3 +196,47 @@ def test_a_reader_that_leaves_early(features: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True)
     assert done.stdout.startswith(b"backend ")
     assert done.stderr == b""
+
+
+def test_search(features: Path, devkit: Path, tmp_path: Path) -> None:
+    photo, sheet = devkit / "JPEGImages" / "test_005.jpg", tmp_path / "sheet.png"
+    result = _run(
+        *("search", features, "--query", photo, "-k", 3, "--split", "test"),
+        *("--sheet", sheet, "--data", devkit),
+    )
+    assert result.exit_code == 0, result.output
+    header, first, *_, last = result.stdout.splitlines()
+    assert header.split() == ["dW7", "similarity", "split", "image", "classes"]
+    assert first.split() == ["1", "1.0000", "test", "test_005", "cold"]
+    assert last == f"drawn to {sheet}"
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_search_json(features: Path) -> None:
+    arguments = ["search", features, "--query-id", "test_005", "--json", "-k", 4]
+    record = json.loads(_run(*arguments, "--feature", "x7", "--feature", "x5").stdout)
+    assert record["query"] == "test_005"
+    assert list(record["neighbours"]) == ["x7", "x5"]
+    for neighbours in record["neighbours"].values():
+        assert len(neighbours) == 4
+        assert "test_005" not in {n["image_id"] for n in neighbours}
+
+
+def test_search_evaluate(features: Path) -> None:
+    result = _run("search", features, "--evaluate", "--feature", "dW7")
+    assert "in per cent, 14 queries of test\n" in result.stdout
+    result = _run("search", features, "--evaluate", "--split", "trainval", "--json")
+    record = json.loads(result.stdout)
+    assert (record["split"], record["n_queries"]) == ("trainval", 26)
+    assert list(record["features"]) == list(FEATURES)
+
+
+def test_search_takes_one_kind_of_query(features: Path) -> None:
+    for arguments in ([], ["--evaluate", "--query-id", "test_005"]):
+        result = _run("search", features, *arguments)
+        assert result.exit_code == 2
+        assert "one of --query, --query-id and --evaluate" in result.stderr
+    result = _run(
+        "search", features, "--evaluate", "--split", "test", "--split", "trainval"
+    )
+    assert "--evaluate takes one --split" in result.stderr

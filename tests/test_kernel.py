@@ -10,6 +10,7 @@ from fishing.kernel import (
     FEATURES,
     Kernels,
     feature_blobs,
+    gram,
     in_order_of_depth,
     parse_feature,
 )
@@ -119,3 +120,23 @@ def test_values_that_are_not_finite_are_refused(rng, bad: float) -> None:
 def test_unknown_features(name: str) -> None:
     with pytest.raises(EvaluationError, match="expected a feature of x5 x6"):
         parse_feature(name)
+
+
+@pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7"])
+def test_gram_equals_explicit_features(rng, monkeypatch, feature: str) -> None:
+    monkeypatch.setattr(kernel, "_PANEL_VALUES", 13 * 4)
+    monkeypatch.setattr(kernel, "_PANEL_STEP", 4)
+    A, B = make_split(rng, 13), make_split(rng, 7)
+    a, b = _explicit(A, feature), _explicit(B, feature)
+    found = gram(feature, A, B)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, a @ b.T, atol=3e-7)
+    np.testing.assert_allclose(gram(feature, A.blobs), a @ a.T, atol=3e-7)
+
+
+def test_gram_refuses_what_does_not_fit(rng) -> None:
+    A = make_split(rng, 3)
+    with pytest.raises(EvaluationError, match="expected rows of one width, found 6 an"):
+        gram("x7", A, make_split(rng, 3, width=5))
+    with pytest.raises(EvaluationError, match=r"expected backward/fc7, which dW7 is"):
+        gram("dW7", A, {"forward/fc6": np.ones((2, 6), np.float32)})

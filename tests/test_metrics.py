@@ -5,8 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
-from fishing.metrics import average_precision_11point, average_precision_area
+from fishing.metrics import (
+    average_precision,
+    average_precision_11point,
+    average_precision_area,
+)
 
 
 def _voc2007_labels(shared: Path, name: str) -> dict[str, int]:
@@ -63,3 +68,16 @@ def test_bad_input(ap) -> None:
         ap([1, -1], [np.nan, 0.0])
     with pytest.raises(ValueError, match="must be equal"):
         ap([1, -1], [0.0])
+
+
+def test_average_precision_of_retrieval_equals_scikit_learn(rng) -> None:
+    for n in (2, 17, 400):
+        labels = np.where(rng.random(n) < 0.3, 1, -1)
+        labels[0] = 1
+        scores = rng.normal(size=n)
+        expected = average_precision_score(labels > 0, scores)
+        assert average_precision(labels, scores) == pytest.approx(expected)
+    assert np.isnan(average_precision([-1, 0], [1.0, 2.0]))
+    # Difficult ones are left out, equal ones keep their order.
+    found = average_precision([0, -1, 1, 1], [9.0, 1.0, 1.0, 0.0])
+    assert found == pytest.approx(7 / 12)
