@@ -29,7 +29,7 @@ setup(
         "platformdirs>=3.0",
         "requests>=2.28",
         "scikit-image>=0.19.3",
-        "scikit-learn>=1.2",
+        "scikit-learn>=1.6",
         "scipy>=1.10",
         "tomli>=2.0; python_version < '3.11'",
     ],

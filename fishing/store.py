@@ -77,6 +77,28 @@ class Split:
         return len(self.image_id)
 
 
+def load(path: str | os.PathLike[str]) -> FeaturesFile:
+    """Open a features file.
+
+    Its splits are had by name. Their ids and labels are in memory, their blobs are read
+    when they are sliced; the file stays open as long as one of them is used.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    FeaturesFile
+
+    Raises
+    ------
+    StoreError
+        If there is no such file, or it is no features file, or not whole.
+    """
+    return FeaturesFile(Path(path))
+
+
 class FeaturesFile:
     """A features file, open for reading; a context manager.
 
@@ -130,6 +152,9 @@ class FeaturesFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    def __getitem__(self, name: str) -> Split:
+        return self.split(name)
 
     def split(self, name: str) -> Split:
         """Get a split by name; a StoreError says which there are."""

@@ -44,6 +44,7 @@ ORDER = [
     "extract",
     "compute",
     "kernel",
+    "estimators",
     "search",
     "sheet",
     "svm",
