@@ -346,6 +346,8 @@ def search(
     if as_evaluation:
         if len(splits) > 1:
             raise click.UsageError("--evaluate takes one --split.")
+        if options["sheet"]:
+            raise click.UsageError("--evaluate draws no --sheet.")
         split = splits[0] if splits else "test"
         _evaluate_retrieval(features_file, split, features, as_json)
     else:

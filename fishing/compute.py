@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.backends import BLOBS, open_backend
+from fishing.backends import BLOBS, check_run, open_backend
 from fishing.errors import DataError, ImageError
 from fishing.nets import NetSpec, check_weights, weights_path
 from fishing.preprocess import Preprocess
@@ -35,7 +35,7 @@ def compute_blobs(
     images : sequence of Path or ndarray of uint8, shape (height, width, 3)
         Files, or pictures in BGR.
     backend : str
-        ``caffe`` or ``onnx``.
+        One of `fishing.backends.BACKENDS`.
     device : str
         ``cpu`` or ``gpu:N``.
     temperature : float
@@ -57,6 +57,7 @@ def compute_blobs(
     """
     if not images:
         raise DataError("expected one image or more, found none")
+    check_run(temperature, batch_size)
     check_weights(spec, weights_path(spec))
     preprocess = Preprocess(spec.input_size, spec.mean)
     net = open_backend(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from fishing.backends import choose_backend
+from fishing.backends import check_run, choose_backend
 from fishing.compute import compute_blobs
 from fishing.errors import DataError, EvaluationError
 from fishing.kernel import Factors, feature_factors, kernel_between, parse_feature
@@ -61,12 +61,11 @@ def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float
 
 
 class TraceKernel(BaseEstimator):  # type: ignore[misc]
-    r"""The kernel of a feature on paired rows, for ``SVC(kernel=TraceKernel())``.
+    """The kernel of a feature on paired rows, for ``SVC(kernel=TraceKernel())``.
 
-    For a gradient the trace kernel of eq. 12,
-    :math:`\mathrm{Tr}(A^T B) = (x_A \cdot x_B)(g_A \cdot g_B)`, each part being
-    l2-normalised by itself; for an activation the linear kernel; for a sum the mean of
-    those of its summands.
+    For a gradient the trace kernel of eq. 12, Tr(A^T B) = (x_A . x_B) (g_A . g_B), each
+    part being l2-normalised by itself; for an activation the linear kernel; for a sum
+    the mean of those of its summands.
 
     Parameters
     ----------
@@ -132,7 +131,7 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     feature : str
         Such as ``x7``, ``x6+x7`` or ``dW7``.
     backend : str
-        ``auto``, ``caffe`` or ``onnx``.
+        ``auto`` or one of `fishing.backends.BACKENDS`.
     device : str
         ``cpu`` or ``gpu:N``.
     temperature : float
@@ -175,6 +174,7 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         load_net(self.net)
         parse_feature(self.feature)
         choose_backend(self.backend, self.device)
+        check_run(self.temperature, self.batch_size)
         return self
 
     def transform(

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.backends import Backend, choose_backend, open_backend
+from fishing.backends import Backend, check_run, choose_backend, open_backend
 from fishing.backends.workers import run_ahead
 from fishing.dataset import ImageList
-from fishing.errors import BackendError, DataError, ImageError, NetError
+from fishing.errors import BackendError, DataError, ImageError
 from fishing.nets import NetSpec, check_weights, weights_path
 from fishing.preprocess import Preprocess
 from fishing.rows import storage_settings
@@ -111,13 +111,7 @@ def extract(
     FishingError
         As the net, the backend and the features file have it.
     """
-    limits = np.finfo(np.float32)
-    if not float(limits.tiny) <= temperature <= float(limits.max):
-        raise NetError(
-            f"expected a positive temperature that float32 holds, found {temperature}"
-        )
-    if batch_size is not None and batch_size < 1:
-        raise NetError(f"expected a batch size of 1 or more, found {batch_size}")
+    check_run(temperature, batch_size)
     preprocess = Preprocess(spec.input_size, spec.mean)
     backend = choose_backend(backend, device)
     settings: dict[str, Any] = {

@@ -240,3 +240,5 @@ def test_search_takes_one_kind_of_query(features: Path) -> None:
         "search", features, "--evaluate", "--split", "test", "--split", "trainval"
     )
     assert "--evaluate takes one --split" in result.stderr
+    result = _run("search", features, "--evaluate", "--sheet", "s.png")
+    assert "--evaluate draws no --sheet" in result.stderr

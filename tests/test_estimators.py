@@ -215,9 +215,17 @@ def test_what_is_no_image(images, message: str) -> None:
 def test_parameters_that_cannot_be() -> None:
     with pytest.raises(NetError, match="expected one of the nets"):
         GradientFeatures(net="lenet").fit([])
-    for parameters in ({"feature": "x9"}, {"backend": "torch"}):
+    for parameters in (
+        {"feature": "x9"},
+        {"backend": "torch"},
+        {"temperature": 0},
+        {"batch_size": 0},
+    ):
         with pytest.raises(FishingError, match="expected a"):
             GradientFeatures(**parameters).fit([])
+    for parameters in ({"temperature": -1}, {"batch_size": 0}):
+        with pytest.raises(NetError, match="expected a"):
+            GradientFeatures(**parameters).transform([np.zeros((9, 9), np.uint8)])
     with pytest.raises(EvaluationError, match=r"rows of 2 parts of dW7.*\(3, 5\)"):
         TraceKernel("dW7")(np.ones((3, 5)))
     with pytest.raises(EvaluationError, match="expected a feature"):

@@ -21,7 +21,7 @@ from fishing.backends.devices import (
     usable_cores,
 )
 from fishing.backends.workers import Workers
-from fishing.errors import BackendError
+from fishing.errors import BackendError, NetError
 from fishing.nets import NetSpec
 
 #: x5, x6, x7, y8 and x8 of the paper, then dE/dy6, dE/dy7 and dE/dy8.
@@ -117,6 +117,23 @@ def choose_backend(name: str, device: str = "cpu") -> str:
     caffe = importlib.util.find_spec("caffe")
     # A mere folder of that name has no origin.
     return "caffe" if caffe is not None and caffe.origin else "onnx"
+
+
+def check_run(temperature: float, batch_size: int | None) -> None:
+    """Refuse settings with which no backend can run.
+
+    Raises
+    ------
+    NetError
+        If the temperature is not a positive float32, or the batch size not positive.
+    """
+    limits = np.finfo(np.float32)
+    if not float(limits.tiny) <= temperature <= float(limits.max):
+        raise NetError(
+            f"expected a positive temperature that float32 holds, found {temperature}"
+        )
+    if batch_size is not None and batch_size < 1:
+        raise NetError(f"expected a batch size of 1 or more, found {batch_size}")
 
 
 def open_backend(
