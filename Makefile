@@ -7,7 +7,7 @@ DEMO := build/demo
 DEVICE ?= gpu:0
 CHECK ?=
 
-.PHONY: demo test test-slow lint bench caffe-patched caffe-test clean help
+.PHONY: demo test test-slow lint bench docs caffe-patched caffe-test clean help
 .PHONY: caffe-cuda-check caffe-bundle gpu-check
 
 help:
@@ -20,12 +20,13 @@ help:
 	@echo "make gpu-check      prove and measure the GPU side (DEVICE=gpu:0)"
 	@echo "make caffe-bundle   pack patched Caffe for GPU machines (CUDA=1)"
 	@echo "make caffe-cuda-check  compile and link the GPU build anew"
+	@echo "make docs           the documentation, as a site in build/site"
 	@echo "make bench          time and memory, as ratios"
 	@echo "make clean          remove .venv and build/"
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --editable '.[dev,docs]'
 	touch $@
 
 caffe-patched: .venv/installed
@@ -62,6 +63,9 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
 
 bench: caffe-patched
 	$(BIN)/python tests/benchmarks/extraction.py

@@ -43,6 +43,11 @@ setup(
             "ruff>=0.6",
             "types-requests",
         ],
+        "docs": [
+            "mkdocs>=1.6",
+            "mkdocs-material>=9.5",
+            "mkdocstrings[python]>=0.26",
+        ],
     },
     entry_points={"console_scripts": ["fishing=fishing.cli:main"]},
 )

@@ -1,0 +1,42 @@
+"""A hook of MkDocs: pages that lie outside docs/, and links as the repository has."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+#: Places in the repository, and in the site.
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "caffe_patch/README.md": "caffe_patch/README.md",
+    "models/tinyalexnet/PROVENANCE.md": "models/tinyalexnet/PROVENANCE.md",
+}
+_LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that lie outside docs/."""
+    for path, uri in PAGES.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        files.append(File.generated(config, uri, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Point links from where a file is in the repository to where its page is."""
+    uri = page.file.src_uri
+    path = next((p for p, u in PAGES.items() if u == uri), f"docs/{uri}")
+
+    def site_link(match: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[1]))
+        target = PAGES.get(target, target.removeprefix("docs/"))
+        target = f"{target}/README.md" if f"{target}/README.md" in PAGES else target
+        return "](" + posixpath.relpath(target, posixpath.dirname(uri) or ".")
+
+    return _LINK.sub(site_link, markdown)

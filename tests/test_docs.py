@@ -1,0 +1,289 @@
+"""Every command and example in README and docs, run in a sandbox; and the site.
+
+A page has a folder of its own, in which its blocks run one after the other. There
+VOCdevkit holds a few made-up images, and alexnet and vgg16 are TinyAlexNet under their
+names, fetched from a server of this machine. A `text` block is what the block before it
+prints: its lines, or how they begin, up to the last digits of figures.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import pytest
+from conftest import ROOT
+
+import fishing
+from fishing.cli import main
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BIN = Path(sys.executable).parent
+WEIGHTS = "tinyalexnet.caffemodel"
+# Pages that begin with a features file that is there.
+STARTED = {"format.md", "python.md"}
+# Lines that are not run as they stand, and what is run instead of them, or why nothing.
+INSTEAD = {
+    "make demo": f"make --directory '{ROOT}' --assume-old .venv/installed demo "
+    'DEMO="$PWD/demo"; python -c "$(cat terminal.py)"',
+    "make caffe-patched": "true built the Caffe that these tests run on",
+    "make test": "true runs this",
+    ".venv/bin/python tests/benchmarks/beyond.py": "true takes a quarter of an hour",
+}
+# The table of the demo as a terminal of 94 columns has it.
+TERMINAL = """
+import json
+from fishing.report import format_table
+print(format_table(json.load(open("demo/results/results.json")), 94))
+"""
+# Languages that are read rather than run: what holds them to be right.
+READ = {"text", "toml", "bibtex", "matlab"}
+
+
+class Block(NamedTuple):
+    line: int
+    language: str
+    text: str
+
+
+def _blocks(page: Path) -> list[Block]:
+    found, start = [], None
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if start is None and line.lstrip().startswith("```"):
+            start = number
+        elif start is not None and line.strip() == "```":
+            language = lines[start - 1].strip().removeprefix("```")
+            found.append(Block(start, language, "\n".join(lines[start : number - 1])))
+            start = None
+    assert start is None, f"{page}, line {start}: this block does not end"
+    return found
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Serve TinyAlexNet's weights."""
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=ROOT / "models" / "tinyalexnet"
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http_server.server_address[1]}/{WEIGHTS}"
+        http_server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
+    """Copy the package, with stand-ins for the nets that would have to be fetched."""
+    folder = tmp_path_factory.mktemp("package")
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "fishing", folder / "fishing", ignore=ignore)
+    tiny = ROOT / "models" / "tinyalexnet"
+    (folder / "models").mkdir()
+    (folder / "models" / "tinyalexnet").symlink_to(tiny)
+    for name in ("alexnet", "vgg16"):
+        net = folder / "models" / name
+        net.mkdir()
+        shutil.copy(tiny / "deploy.prototxt", net)
+        text = (tiny / "net.toml").read_text()
+        text = re.sub(r'^name = ".*"', f'name = "{name}"', text, flags=re.M)
+        text = re.sub(r"^sources = .*\n", "", text, flags=re.M)
+        (net / "net.toml").write_text(f'{text}\nsources = ["{server}"]\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(devkit: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lay out devkits, photos and what else the pages take for granted."""
+    folder = tmp_path_factory.mktemp("data")
+    ids = {p.stem: f"{i:06d}" for i, p in enumerate(_images(devkit), start=1)}
+    for year, renamed in (
+        ("2007", {}),
+        ("2012", {"trainval": "train", "test": "val"}),
+    ):
+        copy = folder / "VOCdevkit" / f"VOC{year}"
+        shutil.copytree(devkit, copy)
+        for image in _images(copy):
+            image.rename(image.with_stem(ids[image.stem]))
+        for file in list((copy / "ImageSets" / "Main").iterdir()):
+            text = re.sub(r"\w+_\d{3}", lambda m: ids[m[0]], file.read_text())
+            file.write_text(text)
+            *name, split = file.stem.split("_")
+            file.rename(file.with_stem("_".join([*name, renamed.get(split, split)])))
+    photos = folder / "VOCdevkit" / "VOC2007" / "JPEGImages"
+    shutil.copytree(photos, folder / "photos")
+    shutil.copy(photos / "000001.jpg", folder / "photo.jpg")
+    (folder / "photos" / "mine.txt").write_text("000001 cat\n000002 dog\n")
+    (folder / "terminal.py").write_text(TERMINAL)
+    (folder / "downloads").mkdir()
+    (folder / "downloads" / "VGG_ILSVRC_16_layers.caffemodel").symlink_to(
+        ROOT / "models" / "tinyalexnet" / WEIGHTS
+    )
+    (folder / "caltech20").symlink_to(shared / "data" / "caltech20")
+    (folder / "models").symlink_to(ROOT / "models")
+    (folder / ".venv").symlink_to(BIN.parent)
+    return folder
+
+
+def _images(devkit: Path) -> list[Path]:
+    return sorted((devkit / "JPEGImages").iterdir())
+
+
+@pytest.fixture(scope="module")
+def runs(
+    package: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[None]]]:
+    """Run the pages side by side: most of their time goes into starting Python."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    yield {
+        page: pool.submit(_run, page, package, data, tmp_path_factory.mktemp("page"))
+        for page in PAGES
+    }
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks(page: Path, runs: dict[Path, Future[None]]) -> None:
+    runs[page].result()
+
+
+def _run(page: Path, package: Path, data: Path, folder: Path) -> None:
+    """Run the blocks of a page, and compare what they print."""
+    sandbox = folder / "sandbox"
+    shutil.copytree(data, sandbox, symlinks=True)
+    home = folder / "home" / "weights"
+    home.mkdir(parents=True)
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("FISHING_")},
+        "FISHING_HOME": str(home.parent),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(package),
+        "OPENBLAS_NUM_THREADS": "1",  # pages run side by side
+    }
+    if page.name not in ("README.md", "guide.md"):  # these fetch them themselves
+        shutil.copy(ROOT / "models" / "tinyalexnet" / WEIGHTS, home)
+
+    def run(command: list[str]) -> str:
+        done = subprocess.run(
+            command, cwd=sandbox, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    if page.name in STARTED:
+        run(["fishing", "extract", "--net=vgg16", "--split=trainval", "--split=test"])
+    printed = ""
+    for blocks in _stretches(_blocks(page)):
+        if blocks[0].language == "sh":
+            lines = blocks[0].text.splitlines()
+            lines = [INSTEAD.get(_command(line), line) for line in lines]
+            printed = run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)])
+        elif blocks[0].language == "matlab":
+            _read_matlab(blocks[0].text, sandbox)
+        elif blocks[0].language == "python":
+            code = [b.text for b in blocks if b.language == "python"]
+            printed = run([sys.executable, "-c", "\n".join(code)])
+        expected = [b for b in blocks if b.language == "text"]
+        _compare("\n".join(b.text for b in expected), printed, str(expected))
+
+
+def _stretches(blocks: list[Block]) -> Iterator[list[Block]]:
+    """Cut a page, but not between blocks of Python: they go on from each other."""
+    stretch: list[Block] = []
+    for block in blocks:
+        assert block.language in READ | {"sh", "python"}, (
+            f"{block}: say what this is: ```sh, python, text, ..."
+        )
+        goes_on = block.language == stretch[0].language == "python" if stretch else True
+        if not goes_on and block.language != "text":
+            yield stretch
+            stretch = []
+        stretch.append(block)
+    if stretch:
+        yield stretch
+
+
+def _command(line: str) -> str:
+    return line.partition("#")[0].strip()
+
+
+def _compare(expected: str, printed: str, place: str) -> None:
+    """Find lines, or how they begin, one after the other in what was printed."""
+    found = iter(printed.splitlines())
+    for line in filter(str.strip, expected.splitlines()):
+        assert any(_begins(other, line) for other in found), (
+            f"{place}: expected '{line}' in\n{printed}"
+        )
+
+
+def _begins(line: str, beginning: str) -> bool:
+    words = line.replace("*", "").split()
+    expected = beginning.replace("*", "").split()
+    pairs = zip(words, expected, strict=False)
+    return len(words) >= len(expected) and all(itertools.starmap(_equal, pairs))
+
+
+def _equal(word: str, expected: str) -> bool:
+    if not re.fullmatch(r"-?\d+\.\d+", expected):
+        return word == expected
+    tolerance = 0.3 if abs(float(expected)) > 2 else 0.01
+    return bool(re.fullmatch(r"-?\d+\.\d+", word)) and (
+        abs(float(word) - float(expected)) <= tolerance
+    )
+
+
+def _read_matlab(text: str, sandbox: Path) -> None:
+    """MATLAB is not free: hold its examples to name what is in the file."""
+    calls = re.findall(r"(h5read|h5readatt)\('(.*?)', '(.*?)'(?:, '(.*?)')?\)", text)
+    assert len(calls) == text.count("h5read")
+    for function, name, path, attribute in calls:
+        with h5py.File(sandbox / name) as file:
+            assert path in file
+            assert function == "h5read" or attribute in file[path].attrs
+
+
+def test_no_stand_in_is_left_over() -> None:
+    lines = {
+        _command(line)
+        for page in PAGES
+        for block in _blocks(page)
+        for line in block.text.splitlines()
+        if block.language == "sh"
+    }
+    assert set(INSTEAD) <= lines
+
+
+def test_every_command_is_in_the_guide() -> None:
+    texts = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for name in main.commands:
+        assert f"fishing {name}" in texts
+
+
+def test_the_site(tmp_path: Path) -> None:
+    command = [str(BIN / "mkdocs"), "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    home = (tmp_path / "index.html").read_text(encoding="utf-8")
+    for uri in ("tutorial/", "paper/", "models/tinyalexnet/PROVENANCE/"):
+        assert f'href="{uri}"' in home
+    api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+    for name in fishing.__all__:
+        assert f'id="fishing.{name}"' in api
+    for page in tmp_path.rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        loaded = re.findall(
+            r'<(?:script|img|link)[^>]+(?:src|href)="(\w+://[^"]+)', html
+        )
+        assert not loaded, page
