@@ -8,14 +8,14 @@ __all__ = ["GradientFeatures", "TraceKernel", "gram", "load", "paired"]
 
 if TYPE_CHECKING:
     from fishing.estimators import GradientFeatures, TraceKernel, paired
-    from fishing.kernel import gram
+    from fishing.similarity import gram
     from fishing.store import load
 else:
     # Imported when they are asked for: the libraries behind them take a second.
     _MODULES = {
         "GradientFeatures": "estimators",
         "TraceKernel": "estimators",
-        "gram": "kernel",
+        "gram": "similarity",
         "load": "store",
         "paired": "estimators",
     }

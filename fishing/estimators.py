@@ -18,8 +18,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from fishing.backends import check_run, choose_backend
 from fishing.compute import compute_blobs
 from fishing.errors import DataError, EvaluationError
-from fishing.kernel import Factors, feature_factors, kernel_between, parse_feature
+from fishing.kernel import parse_feature
 from fishing.nets import load_net
+from fishing.similarity import Factors, feature_factors, kernel_between
 from fishing.store import Rows, Split
 
 

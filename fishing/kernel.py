@@ -9,7 +9,7 @@ matrices x g^T.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -59,8 +59,6 @@ _DEPTH = (
     "forward/fc8",
 )
 
-#: Rows of a feature, factor by factor, summand by summand.
-Factors: TypeAlias = Sequence[Sequence[Rows]]
 Gram: TypeAlias = NDArray[np.float32]
 
 # 128 MiB a panel: HDF5 is slow at reading a few columns of each row.
@@ -68,65 +66,6 @@ _PANEL_VALUES = 2**25
 # A chunk of a compressed file has as many rows, and at most as many columns.
 _BLOCK_ROWS = 256
 _PANEL_STEP = 512
-
-
-def gram(
-    feature: str,
-    A: Split | Mapping[str, Rows],
-    B: Split | Mapping[str, Rows] | None = None,
-) -> NDArray[np.float64]:
-    """Compute the kernel of one feature between two sets of images: eq. 12.
-
-    Parameters
-    ----------
-    feature : str
-        Such as ``x7``, ``x6+x7`` or ``dW7``.
-    A, B : Split, or mapping of str to array_like of float32, shape (n, d)
-        Blobs by the names of `fishing.backends.BLOBS`; B is A where it is left out.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_A, n_B)
-        1 where two images have the same feature up to scale.
-
-    Raises
-    ------
-    EvaluationError
-        If the feature is unknown, a blob is missing or of two widths, or holds a value
-        that is not finite.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> A = {"forward/fc7": np.array([[3.0, 4.0], [0.0, 2.0]], np.float32)}
-    >>> gram("x7", A).round(6)
-    array([[1. , 0.8],
-           [0.8, 1. ]])
-    """
-    a = feature_factors(feature, A)
-    return kernel_between(a, a if B is None else feature_factors(feature, B))[:]
-
-
-def feature_factors(feature: str, images: Split | Mapping[str, Rows]) -> Factors:
-    """Pick the blobs that a feature is made from, in their places in it."""
-    blobs = images.blobs if isinstance(images, Split) else images
-    for blob in sorted(feature_blobs(feature)):
-        if blob not in blobs:
-            raise EvaluationError(
-                f"expected {blob}, which {feature} is made from, found "
-                f"{' '.join(blobs) or 'nothing'}"
-            )
-    return [[blobs[blob] for blob in factors] for factors in parse_feature(feature)]
-
-
-def kernel_between(a: Factors, b: Factors) -> Kernel:
-    """Pair the factors of two sets of images; shape (n_a, n_b), sliced by rows."""
-    return Kernel(
-        [
-            [_cosines(*pair) for pair in zip(*summands, strict=True)]
-            for summands in zip(a, b, strict=True)
-        ]
-    )
 
 
 def parse_feature(name: str) -> list[tuple[str, ...]]:
@@ -262,7 +201,7 @@ class Kernels:
         if blob not in self._grams:
             train, test = self._train.blobs[blob], self._test.blobs[blob]
             self._grams[blob] = gram_matrices(
-                train, test, _inverse_norms(train, blob), _inverse_norms(test, blob)
+                train, test, inverse_norms(train, blob), inverse_norms(test, blob)
             )
         return self._grams[blob]
 
@@ -290,9 +229,9 @@ def gram_matrices(
     # BLAS wants columns one after the other: these are the transposes.
     K_train = np.zeros((n, n), np.float32, order="F")
     K_test = np.zeros((n, m), np.float32, order="F")
-    for columns in _panels(max(n, m), d):
-        a = _panel(train, columns, train_scale)
-        b = _panel(test, columns, test_scale)
+    for columns in panels(max(n, m), d):
+        a = scaled_panel(train, columns, train_scale)
+        b = scaled_panel(test, columns, test_scale)
         K_train = ssyrk(1.0, a.T, trans=1, beta=1.0, c=K_train, lower=1, overwrite_c=1)
         K_test = sgemm(1.0, a.T, b.T, trans_a=1, beta=1.0, c=K_test, overwrite_c=1)
 
@@ -303,21 +242,6 @@ def gram_matrices(
 
     _for_blocks(mirror, n)
     return K_train.T, K_test.T
-
-
-def _cosines(a: Rows, b: Rows) -> Gram:
-    """Inner products of the normalised rows of a and b; shape (n_a, n_b)."""
-    (n, d), (m, d_b) = a.shape, b.shape
-    if d != d_b:
-        raise EvaluationError(
-            f"expected rows of one width, found {d} and {d_b} values; both sides must "
-            "come from the same net"
-        )
-    scale_a, scale_b = _inverse_norms(a, "A"), _inverse_norms(b, "B")
-    K = np.zeros((n, m), np.float32)
-    for columns in _panels(max(n, m), d):
-        K += _panel(a, columns, scale_a) @ _panel(b, columns, scale_b).T
-    return K
 
 
 def row_blocks(n: int) -> Iterator[slice]:
@@ -332,13 +256,13 @@ def _for_blocks(work: Callable[[slice], None], n: int) -> None:
             continue
 
 
-def _panels(n: int, d: int) -> Iterator[slice]:
+def panels(n: int, d: int) -> Iterator[slice]:
     """Cut d columns so that a panel of n rows holds a bounded number of values."""
     width = _PANEL_VALUES // max(n, 1) // _PANEL_STEP * _PANEL_STEP or _PANEL_STEP
     return (slice(j, min(j + width, d)) for j in range(0, d, width))
 
 
-def _panel(rows: Rows, columns: slice, scale: NDArray[np.float64]) -> Gram:
+def scaled_panel(rows: Rows, columns: slice, scale: NDArray[np.float64]) -> Gram:
     """Scale some columns; shape (n, columns)."""
     panel = np.empty((len(scale), columns.stop - columns.start), np.float32)
 
@@ -351,7 +275,7 @@ def _panel(rows: Rows, columns: slice, scale: NDArray[np.float64]) -> Gram:
     return panel
 
 
-def _inverse_norms(rows: Rows, blob: str) -> NDArray[np.float64]:
+def inverse_norms(rows: Rows, blob: str) -> NDArray[np.float64]:
     """1 / ||row||_2, and 0 for a row of zeros; shape (n,)."""
     n = rows.shape[0]
     squares = np.empty(n)

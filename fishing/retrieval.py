@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import EvaluationError
-from fishing.kernel import FEATURES, feature_factors, kernel_between, row_blocks
+from fishing.kernel import FEATURES, row_blocks
 from fishing.metrics import average_precision
+from fishing.similarity import feature_factors, kernel_between
 from fishing.store import FeaturesFile
 
 Progress = Callable[[str, int, int], None]

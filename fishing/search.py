@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from fishing.compute import compute_blobs
 from fishing.errors import EvaluationError, StoreError
-from fishing.kernel import feature_blobs, gram, row_blocks
+from fishing.kernel import feature_blobs, row_blocks
 from fishing.nets import NetSpec
 from fishing.origin import net_of
 from fishing.preprocess import Preprocess
+from fishing.similarity import gram
 from fishing.store import FeaturesFile, Rows, Split
 
 Progress = Callable[[str, int, int], None]

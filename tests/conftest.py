@@ -96,6 +96,26 @@ def make_split(
     return Split(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+def explicit_features(split: Split, feature: str) -> np.ndarray:
+    """Write out the feature of each image in full, of unit norm, in float64; (n, D)."""
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        rows = rows.astype(np.float64)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    blobs = {name: unit(rows) for name, rows in split.blobs.items()}
+    names = {"x5": "pool5", "x6": "fc6", "x7": "fc7", "y8": "fc8", "x8": "prob"}
+    below = {"dW6": "pool5", "dW7": "fc6", "dW8": "fc7"}
+    parts = []
+    for part in feature.split("+"):
+        if part in names:
+            parts.append(blobs[f"forward/{names[part]}"])
+        else:  # eq. 9
+            x, g = blobs[f"forward/{below[part]}"], blobs[f"backward/fc{part[-1]}"]
+            parts.append(np.einsum("ni,nj->nij", x, g).reshape(len(x), -1))
+    return unit(np.concatenate(parts, axis=1))
+
+
 SETTINGS = {
     "net": "tinyalexnet",
     "prototxt_sha256": "1" * 64,

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import make_split, write_file
+from conftest import explicit_features, make_split, write_file
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -23,25 +23,6 @@ from fishing.errors import DataError, EvaluationError, FishingError, NetError
 from fishing.extract import extract
 from fishing.kernel import FEATURES
 from fishing.nets import load_net
-
-
-def _explicit(split, feature: str) -> np.ndarray:
-    """Write out the feature of each image as one unit vector, in float64."""
-    names = {"x5": "pool5", "x6": "fc6", "x7": "fc7", "y8": "fc8", "x8": "prob"}
-
-    def unit(blob: str) -> np.ndarray:
-        rows = split.blobs[blob].astype(np.float64)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    parts = []
-    for part in feature.split("+"):
-        if part in names:
-            parts.append(unit(f"forward/{names[part]}"))
-        else:
-            below = {"dW6": "pool5", "dW7": "fc6", "dW8": "fc7"}[part]
-            x, g = unit(f"forward/{below}"), unit(f"backward/fc{part[-1]}")
-            parts.append(np.einsum("ni,nj->nij", x, g).reshape(len(x), -1))
-    return np.concatenate(parts, axis=1) / np.sqrt(len(parts))
 
 
 @pytest.fixture
@@ -61,7 +42,7 @@ def _some(split, rows: slice):
 def test_the_kernel_of_paired_rows_is_that_of_explicit_features(train, feature) -> None:
     X = fishing.paired(feature, train)
     assert X.dtype == np.float32
-    explicit = _explicit(train, feature)
+    explicit = explicit_features(train, feature)
     kernel = TraceKernel(feature)
     np.testing.assert_allclose(kernel(X), explicit @ explicit.T, atol=3e-7)
     np.testing.assert_allclose(kernel(X[:7], X), explicit[:7] @ explicit.T, atol=3e-7)
@@ -72,7 +53,7 @@ def test_the_kernel_of_paired_rows_is_that_of_explicit_features(train, feature) 
 
 def test_an_svm_on_it_is_one_on_explicit_features(train, rng) -> None:
     y = rng.choice(["cat", "dog", "eel"], 40)
-    X, explicit = fishing.paired("dW7", train), _explicit(train, "dW7")
+    X, explicit = fishing.paired("dW7", train), explicit_features(train, "dW7")
     ours = SVC(kernel=TraceKernel("dW7"), C=10).fit(X[:30], y[:30])
     theirs = SVC(kernel="linear", C=10).fit(explicit[:30], y[:30])
     np.testing.assert_allclose(
@@ -93,7 +74,7 @@ def test_grid_search_over_the_kernel(train, rng) -> None:
     assert best.feature == search.best_params_["svm__kernel__feature"]
     with_explicit = GridSearchCV(
         SVC(kernel="linear"), {"C": [1, 10]}, cv=3, error_score="raise"
-    ).fit(_explicit(train, "dW7"), y)
+    ).fit(explicit_features(train, "dW7"), y)
     ours = [
         score
         for score, params in zip(

@@ -44,6 +44,7 @@ ORDER = [
     "extract",
     "compute",
     "kernel",
+    "similarity",
     "estimators",
     "search",
     "sheet",

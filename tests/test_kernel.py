@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import make_split
+from conftest import explicit_features, make_split
 
 from fishing import kernel
 from fishing.errors import EvaluationError
@@ -10,34 +10,9 @@ from fishing.kernel import (
     FEATURES,
     Kernels,
     feature_blobs,
-    gram,
     in_order_of_depth,
     parse_feature,
 )
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = rows.astype(np.float64)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _explicit(split, feature: str) -> np.ndarray:
-    """Build the feature vector of each image in full, in float64, (n, D)."""
-    x = {k: _unit(split.blobs[f"forward/{b}"]) for k, b in NAMES.items()}
-    g = {k: _unit(split.blobs[f"backward/fc{k}"]) for k in "678"}
-    below = {"6": "x5", "7": "x6", "8": "x7"}
-    parts = []
-    for part in feature.split("+"):
-        if part.startswith("dW"):
-            k = part[-1]
-            outer = np.einsum("ni,nj->nij", x[below[k]], g[k])
-            parts.append(outer.reshape(len(outer), -1))
-        else:
-            parts.append(x[part])
-    return _unit(np.concatenate(parts, axis=1))
-
-
-NAMES = {"x5": "pool5", "x6": "fc6", "x7": "fc7", "y8": "fc8", "x8": "prob"}
 
 
 @pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7"])
@@ -45,7 +20,7 @@ def test_kernels_equal_explicit_features(rng, feature: str) -> None:
     # For dW this is eq. 12: the Frobenius inner product of explicit gradients.
     train, test = make_split(rng, 13), make_split(rng, 7)
     K_train, K_test = Kernels(train, test)(feature)
-    a, b = _explicit(train, feature), _explicit(test, feature)
+    a, b = explicit_features(train, feature), explicit_features(test, feature)
     assert K_train.dtype == K_test[:].dtype == np.float64
     assert K_test.shape == (7, 13)
     np.testing.assert_allclose(K_train, a @ a.T, atol=3e-7)
@@ -120,23 +95,3 @@ def test_values_that_are_not_finite_are_refused(rng, bad: float) -> None:
 def test_unknown_features(name: str) -> None:
     with pytest.raises(EvaluationError, match="expected a feature of x5 x6"):
         parse_feature(name)
-
-
-@pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7"])
-def test_gram_equals_explicit_features(rng, monkeypatch, feature: str) -> None:
-    monkeypatch.setattr(kernel, "_PANEL_VALUES", 13 * 4)
-    monkeypatch.setattr(kernel, "_PANEL_STEP", 4)
-    A, B = make_split(rng, 13), make_split(rng, 7)
-    a, b = _explicit(A, feature), _explicit(B, feature)
-    found = gram(feature, A, B)
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, a @ b.T, atol=3e-7)
-    np.testing.assert_allclose(gram(feature, A.blobs), a @ a.T, atol=3e-7)
-
-
-def test_gram_refuses_what_does_not_fit(rng) -> None:
-    A = make_split(rng, 3)
-    with pytest.raises(EvaluationError, match="expected rows of one width, found 6 an"):
-        gram("x7", A, make_split(rng, 3, width=5))
-    with pytest.raises(EvaluationError, match=r"expected backward/fc7, which dW7 is"):
-        gram("dW7", A, {"forward/fc6": np.ones((2, 6), np.float32)})

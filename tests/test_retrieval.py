@@ -8,8 +8,9 @@ from conftest import SETTINGS, make_split, write_file
 from sklearn.metrics import average_precision_score
 
 from fishing.errors import EvaluationError, StoreError
-from fishing.kernel import FEATURES, gram
+from fishing.kernel import FEATURES
 from fishing.retrieval import evaluate_retrieval
+from fishing.similarity import gram
 
 
 def test_equals_scikit_learn_query_by_query(tmp_path: Path, rng) -> None:

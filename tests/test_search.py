@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import make_split, write_file
+from conftest import explicit_features, make_split, write_file
 from PIL import Image
 
 from fishing import search as module
@@ -25,19 +25,6 @@ def splits(rng) -> dict:
     }
 
 
-def _explicit(split, feature: str) -> np.ndarray:
-    """Write out the feature of each image as one unit vector, in float64."""
-
-    def unit(blob: str) -> np.ndarray:
-        rows = split.blobs[blob].astype(np.float64)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    if feature == "x7":
-        return unit("forward/fc7")
-    outer = np.einsum("ni,nj->nij", unit("forward/fc6"), unit("backward/fc7"))
-    return outer.reshape(len(outer), -1)
-
-
 @pytest.mark.parametrize("block_rows", [7, 256])
 def test_neighbours_are_those_of_all_pairs(
     tmp_path: Path, splits, monkeypatch, block_rows: int
@@ -47,7 +34,7 @@ def test_neighbours_are_those_of_all_pairs(
     found = search_id(file, "te3", ["dW7", "x7"], k=12)
     assert list(found) == ["dW7", "x7"]
     for feature, neighbours in found.items():
-        rows = np.concatenate([_explicit(s, feature) for s in splits.values()])
+        rows = np.concatenate([explicit_features(s, feature) for s in splits.values()])
         ids = np.array([i for s in splits.values() for i in s.image_id])
         similarity = rows @ rows[np.flatnonzero(ids == "te3")[0]]
         order = [i for i in np.argsort(-similarity) if ids[i] != "te3"][:12]

@@ -21,10 +21,11 @@ from fishing.backends import BLOBS
 from fishing.dataset import read_splits
 from fishing.extract import extract
 from fishing.gradient import Step, gradient, read_steps
-from fishing.kernel import FEATURES, gram
+from fishing.kernel import FEATURES
 from fishing.metrics import average_precision_11point
 from fishing.nets import load_net
 from fishing.photographs import write_photographs
+from fishing.similarity import gram
 from fishing.store import FeaturesFile
 from fishing.svm import decision_function
 
