@@ -33,14 +33,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
 WEIGHTS = "tinyalexnet.caffemodel"
 # Pages that begin with a features file that is there.
-STARTED = {"format.md", "python.md"}
+STARTED = {"beyond.md", "format.md", "python.md"}
 # Lines that are not run as they stand, and what is run instead of them, or why nothing.
 INSTEAD = {
     "make demo": f"make --directory '{ROOT}' --assume-old .venv/installed demo "
     'DEMO="$PWD/demo"; python -c "$(cat terminal.py)"',
     "make caffe-patched": "true built the Caffe that these tests run on",
     "make test": "true runs this",
-    ".venv/bin/python tests/benchmarks/beyond.py": "true takes a quarter of an hour",
+    ".venv/bin/python tests/benchmarks/beyond.py": "true takes half an hour",
 }
 # The table of the demo as a terminal of 94 columns has it.
 TERMINAL = """

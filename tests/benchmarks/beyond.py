@@ -130,11 +130,7 @@ def _fusion(draw: Draw) -> Figures:
 def _tau(draw: Draw) -> Figures:
     figures = {}
     for tau in TAUS:
-        # What `fishing temper` computes.
-        blobs = draw.blobs | {
-            blob: gradient(draw.blobs, draw.steps[:depth], tau, slice(None))
-            for depth, blob in enumerate(_BACKWARD)
-        }
+        blobs = _tempered(draw, tau)
         for name in GRADIENTS:
             figures[f"{name}, tau {tau:g}"] = _mean_ap(draw, gram(name, blobs))
     return figures
@@ -200,6 +196,18 @@ def _choice_of_c(draw: Draw) -> Figures:
     return figures
 
 
+def _together(draw: Draw) -> Figures:
+    """Ask whether what helps by itself adds up."""
+    soft = _tempered(draw, 8)
+    return {
+        "dW7, as it is": _mean_ap(draw, gram("dW7", draw.blobs)),
+        "dW7, and dW6": _mean_ap(draw, gram("dW6+dW7", draw.blobs)),
+        "dW7, tau 8": _mean_ap(draw, gram("dW7", soft)),
+        "dW7, tau 8, and dW6": _mean_ap(draw, gram("dW6+dW7", soft)),
+        "dW7, tau 8, and dW6, C = 3": _mean_ap(draw, gram("dW6+dW7", soft), 3),
+    }
+
+
 EXPERIMENTS: dict[str, Callable[[Draw], Figures]] = {
     "fusion": _fusion,
     "tau": _tau,
@@ -207,6 +215,7 @@ EXPERIMENTS: dict[str, Callable[[Draw], Figures]] = {
     "power": _power,
     "fisher": _fisher,
     "C": _choice_of_c,
+    "together": _together,
 }
 _BACKWARD = ("backward/fc8", "backward/fc7", "backward/fc6")
 _PAIRS = {
@@ -228,6 +237,14 @@ def _mean_ap(draw: Draw, K: NDArray[np.float64], C: float = 1.0) -> float:
     )
     columns = zip(test[:, usable].T, scores.T, strict=True)
     return 100 * float(np.mean([average_precision_11point(*c) for c in columns]))
+
+
+def _tempered(draw: Draw, tau: float) -> Blobs:
+    """Blobs of another temperature, as `fishing temper` computes them."""
+    return draw.blobs | {
+        blob: gradient(draw.blobs, draw.steps[:depth], tau, slice(None))
+        for depth, blob in enumerate(_BACKWARD)
+    }
 
 
 def _back(draw: Draw, g: Array) -> Blobs:
