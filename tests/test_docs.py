@@ -28,6 +28,7 @@ from conftest import ROOT
 
 import fishing
 from fishing.cli import main
+from fishing.nets import load_net
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
@@ -48,7 +49,7 @@ import json
 from fishing.report import format_table
 print(format_table(json.load(open("demo/results/results.json")), 94))
 """
-# Languages that are read rather than run: what holds them to be right.
+# Languages that are read rather than run.
 READ = {"text", "toml", "bibtex", "matlab"}
 
 
@@ -192,6 +193,8 @@ def _run(page: Path, package: Path, data: Path, folder: Path) -> None:
             printed = run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)])
         elif blocks[0].language == "matlab":
             _read_matlab(blocks[0].text, sandbox)
+        elif blocks[0].language == "toml":
+            _read_net(blocks[0].text, sandbox / "toml")
         elif blocks[0].language == "python":
             code = [b.text for b in blocks if b.language == "python"]
             printed = run([sys.executable, "-c", "\n".join(code)])
@@ -244,6 +247,13 @@ def _equal(word: str, expected: str) -> bool:
     )
 
 
+def _read_net(text: str, folder: Path) -> None:
+    folder.mkdir()
+    shutil.copy(ROOT / "models" / "tinyalexnet" / "deploy.prototxt", folder)
+    (folder / "net.toml").write_text(text)
+    load_net(str(folder))
+
+
 def _read_matlab(text: str, sandbox: Path) -> None:
     """MATLAB is not free: hold its examples to name what is in the file."""
     calls = re.findall(r"(h5read|h5readatt)\('(.*?)', '(.*?)'(?:, '(.*?)')?\)", text)
@@ -252,6 +262,15 @@ def _read_matlab(text: str, sandbox: Path) -> None:
         with h5py.File(sandbox / name) as file:
             assert path in file
             assert function == "h5read" or attribute in file[path].attrs
+
+
+def test_other_output_is_found_out() -> None:
+    printed = "headline\ndW7  68.3*  12.0\nx 0.16445\n"
+    for expected in ("dW7 68.4", "headline\n\nx 0.16450", "dW7 68.1 12.0\nx"):
+        _compare(expected, printed, "")
+    for other in ("dW7 67.9", "dW7 68.3 12.0 7.0", "x 0.17\ndW7", "x 0.19", "x7"):
+        with pytest.raises(AssertionError):
+            _compare(other, printed, "")
 
 
 def test_no_stand_in_is_left_over() -> None:
