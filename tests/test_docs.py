@@ -41,6 +41,18 @@ INSTEAD = {
     'DEMO="$PWD/demo"; python -c "$(cat terminal.py)"',
     "make caffe-patched": "true built the Caffe that these tests run on",
     "make test": "true runs this",
+    # What needs a GPU, or the minutes of a build for one.
+    "fishing extract --net vgg16 --split trainval --device gpu:0": (
+        "fishing extract --net vgg16 --split trainval --device cpu"
+    ),
+    "fishing extract --net vgg16 --split trainval --device gpu:0,1,2,3": (
+        "fishing extract --net vgg16 --split trainval --device cpu"
+    ),
+    "make caffe-patched CUDA=1": "true builds for a GPU",
+    "make gpu-check": "true checks a GPU",
+    'make gpu-check CHECK="--nets vgg16 --batches 1 64 '
+    '--data ../shared/data/caltech20"': "true checks a GPU",
+    "make caffe-bundle CUDA=1": "true builds for a GPU",
     ".venv/bin/python tests/benchmarks/beyond.py": "true takes half an hour",
 }
 # The table of the demo as a terminal of 94 columns has it.
