@@ -7,6 +7,7 @@ and the scores of all test images.
 from __future__ import annotations
 
 import logging
+import platform
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
 from numpy.typing import NDArray
 
+from fishing import __version__
 from fishing.errors import EvaluationError
 from fishing.kernel import FEATURES, Kernels, feature_blobs, in_order_of_depth
 from fishing.metrics import PROTOCOLS
@@ -34,16 +37,20 @@ class Evaluation:
     record : dict
         ``protocol``, ``train``, ``test``, ``C``, ``classes``, ``features`` (with
         ``mAP`` and ``AP`` by class, in [0, 1], None for a class that has no positive
-        in one of the splits) and ``source``: how the features were made.
+        in one of the splits), ``source``: how the features were made, ``lists``: the
+        SHA-256 of both splits' lists, and ``versions`` of what computed it.
     image_id : tuple of str, length n
         All images of the test split, in the order of its list.
     scores : dict of str to ndarray of float64, shape (n, n_classes)
         By feature; -inf for an image without a row, NaN for a class without an SVM.
+    path : Path
+        Of the features file.
     """
 
     record: dict[str, Any]
     image_id: tuple[str, ...]
     scores: dict[str, NDArray[np.float64]]
+    path: Path
 
 
 def evaluate(
@@ -89,7 +96,7 @@ def evaluate(
     needed = [feature_blobs(name) for name in order]
     with FeaturesFile(path) as file:
         training, testing = file.split(train), file.split(test)
-        image_id, labels = _all_labels(testing, test, training.classes)
+        image_id, labels = all_labels(testing, test, training.classes)
         protocol = protocol or _protocol(testing.devkit)
         if protocol not in PROTOCOLS:
             raise EvaluationError(
@@ -109,7 +116,7 @@ def evaluate(
             if progress:
                 progress(feature, done, len(order))
             values = decision_function(*kernels(feature), train_labels[:, usable], C)
-            scores[feature] = _with_failed(values, testing, usable)
+            scores[feature] = with_failed(values, testing, usable)
         results = {
             feature: _measure(values, labels, training.classes, usable, protocol)
             for feature, values in scores.items()
@@ -124,8 +131,10 @@ def evaluate(
             "classes": list(training.classes),
             "features": results,
             "source": file.settings,
+            "lists": {train: training.list_sha256, test: testing.list_sha256},
+            "versions": _versions(),
         }
-    return Evaluation(record, image_id, scores)
+    return Evaluation(record, image_id, scores, path)
 
 
 def _measure(
@@ -144,7 +153,7 @@ def _measure(
     return {"mAP": float(np.mean([v for v in ap.values() if v is not None])), "AP": ap}
 
 
-def _all_labels(
+def all_labels(
     testing: Split, test: str, classes: Sequence[str]
 ) -> tuple[tuple[str, ...], NDArray[np.int8]]:
     """Ids and labels of all test images, those that failed in their places.
@@ -156,9 +165,6 @@ def _all_labels(
     found_failed = _required(testing.failed_labels, test)
     n = len(testing) + len(testing.failed_id)
     place = _places(testing)
-    ids = np.empty(n, dtype=object)
-    ids[place] = testing.image_id
-    ids[testing.failed_index] = testing.failed_id
     labels = np.full((n, len(classes)), -1, np.int8)
     for j, name in enumerate(classes):
         if name in testing.classes:
@@ -167,7 +173,15 @@ def _all_labels(
             labels[testing.failed_index, j] = found_failed[:, column]
     for name in set(testing.classes) - set(classes):
         _log.warning("class '%s' of split '%s' was not trained; left out", name, test)
-    return tuple(ids), labels
+    return all_ids(testing), labels
+
+
+def all_ids(testing: Split) -> tuple[str, ...]:
+    """Ids of all images of a split, those that failed in their places."""
+    ids = np.empty(len(testing) + len(testing.failed_id), dtype=object)
+    ids[_places(testing)] = testing.image_id
+    ids[testing.failed_index] = testing.failed_id
+    return tuple(ids)
 
 
 def _places(testing: Split) -> NDArray[np.int64]:
@@ -176,7 +190,7 @@ def _places(testing: Split) -> NDArray[np.int64]:
     return np.delete(np.arange(n), testing.failed_index)
 
 
-def _with_failed(
+def with_failed(
     values: NDArray[np.float64], testing: Split, usable: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Put decision values in the places of their images; the others rank last."""
@@ -225,3 +239,13 @@ def _protocol(devkit: str) -> str:
     """Choose the measure of the devkit's year: VOC went over to the area in 2010."""
     year = re.fullmatch(r"VOC(\d{4})", devkit)
     return "voc2012" if year and int(year[1]) >= 2010 else "voc2007"
+
+
+def _versions() -> dict[str, str]:
+    """Say what computed an evaluation."""
+    return {
+        "fishing": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+    }

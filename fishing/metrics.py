@@ -41,7 +41,7 @@ def average_precision_11point(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> round(average_precision_11point([1, -1, 1], [0.9, 0.5, 0.4]), 4)
     0.8485
     """
-    recall, precision = _precision_recall(labels, scores)
+    recall, precision = precision_recall(labels, scores)
     if not recall.size:
         return float("nan")
     best = [precision[recall >= t].max(initial=0.0) for t in _RECALLS]
@@ -60,7 +60,7 @@ def average_precision_area(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> round(average_precision_area([1, -1, 1], [0.9, 0.5, 0.4]), 4)
     0.8333
     """
-    recall, precision = _precision_recall(labels, scores)
+    recall, precision = precision_recall(labels, scores)
     if not recall.size:
         return float("nan")
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
@@ -91,10 +91,23 @@ PROTOCOLS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
 }
 
 
-def _precision_recall(
+def precision_recall(
     labels: ArrayLike, scores: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Recall and precision after each image of the ranking, (n,) each."""
+    """Recall and precision after each image of the ranking.
+
+    Parameters and Raises are those of `average_precision_11point`.
+
+    Returns
+    -------
+    recall, precision : ndarray of float64, shape (n,)
+        Without the difficult images; empty if there is no positive.
+
+    Examples
+    --------
+    >>> precision_recall([1, -1, 1], [0.9, 0.5, 0.4])[0]
+    array([0.5, 0.5, 1. ])
+    """
     y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if y.ndim != 1 or y.shape != s.shape:
         raise ValueError(f"labels {y.shape} and scores {s.shape} must be equal in (n,)")

@@ -1,6 +1,6 @@
-"""Reports: from an evaluation to a table, results.json and submission files.
+"""Reports: from an evaluation to a table, results.json and submission files, and back.
 
-In goes an `Evaluation`, out come text and files.
+In goes an `Evaluation`, out come text and files; a folder of these gives it back.
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fishing.errors import EvaluationError
 from fishing.evaluate import Evaluation
 from fishing.search import Neighbour
+from fishing.store import one_line
 
 _COLUMN, _NAME = 8, 6
+_KEYS = (
+    *("protocol", "train", "test", "C", "classes", "features"),
+    *("source", "lists", "versions", "features_file"),
+)
 
 
 def format_table(record: dict[str, Any], width: int | None = None) -> str:
@@ -109,7 +117,8 @@ def write_results(evaluation: Evaluation, folder: Path) -> Path:
 
     ``table.txt`` is the table; ``<feature>/comp1_cls_<test>_<class>.txt`` hold lines
     ``id score`` as the VOC server takes them, for all images with a score;
-    ``results.json`` is the record and is written last.
+    ``results.json`` is the record, with the path from the folder to the features file
+    as ``features_file``, and is written last.
 
     Parameters
     ----------
@@ -141,6 +150,10 @@ def write_results(evaluation: Evaluation, folder: Path) -> Path:
                 _replace(folder / feature / file, "".join(lines))
         _replace(folder / "table.txt", format_table(record) + "\n")
         path = folder / "results.json"
+        # Relative: folders that are moved together keep together, and have equal bytes.
+        features = evaluation.path.parent.resolve() / evaluation.path.name
+        way = Path(os.path.relpath(features, folder.resolve())).as_posix()
+        record = {**record, "features_file": way}
         _replace(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise EvaluationError(
@@ -148,6 +161,80 @@ def write_results(evaluation: Evaluation, folder: Path) -> Path:
             "another --output"
         ) from None
     return path
+
+
+def read_results(folder: Path) -> Evaluation:
+    """Read what `write_results` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    Evaluation
+        Of the images that have a score, in the order of the files; scores are rounded
+        to nine digits.
+
+    Raises
+    ------
+    EvaluationError
+        If there are no results, or a file of them is missing or malformed.
+    """
+    record = read_record(folder)
+    scores: dict[str, NDArray[np.float64]] = {}
+    images: dict[str, int] = {}
+    columns = {
+        (feature, name): _read_scores(
+            folder / feature / f"comp1_cls_{record['test']}_{name}.txt"
+        )
+        for feature in record["features"]
+        for name in record["classes"]
+    }
+    for column in columns.values():
+        for image_id in column:
+            images.setdefault(image_id, len(images))
+    for feature in record["features"]:
+        scores[feature] = np.full((len(images), len(record["classes"])), np.nan)
+        for j, name in enumerate(record["classes"]):
+            column = columns[feature, name]
+            rows = [images[image_id] for image_id in column]
+            scores[feature][rows, j] = list(column.values())
+    return Evaluation(record, tuple(images), scores, folder / record["features_file"])
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read results.json alone; raises as `read_results`."""
+    path = folder / "results.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in _KEYS if key not in record]
+    except FileNotFoundError:
+        raise EvaluationError(
+            f"expected results at '{path}', found none; `fishing evaluate` makes them"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise EvaluationError(
+            f"{path}: expected a record of results, found {error}; evaluate anew"
+        ) from None
+    if missing:
+        raise EvaluationError(
+            f"{path}: expected a record with '{missing[0]}', found none; evaluate anew"
+        )
+    return dict(record)
+
+
+def _read_scores(path: Path) -> dict[str, float]:
+    """Read lines ``id score``."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        pairs = (line.rsplit(maxsplit=1) for line in lines)
+        return {image_id: float(score) for image_id, score in pairs}
+    except (OSError, ValueError) as error:
+        raise EvaluationError(
+            f"expected lines 'id score' in '{path}', found {one_line(error)}; evaluate "
+            "anew"
+        ) from None
 
 
 def _cells(values: Sequence[float | None]) -> list[str]:

@@ -8,10 +8,11 @@ import pytest
 
 from fishing.errors import EvaluationError
 from fishing.evaluate import Evaluation
-from fishing.report import format_table, write_results
+from fishing.report import format_table, read_results, write_results
 
 RECORD = {
-    "test": "test",
+    **{"protocol": "voc2007", "train": "trainval", "test": "test", "C": 1.0},
+    **{"source": {}, "lists": {}, "versions": {}},
     "classes": ["aeroplane", "boat", "car"],
     "features": {
         "x7": {"mAP": 0.794, "AP": {"aeroplane": 0.954, "boat": None, "car": 0.634}},
@@ -49,13 +50,17 @@ def test_equal_values_are_all_the_best() -> None:
 
 def _evaluation() -> Evaluation:
     scores = np.array([[0.25, np.nan, -1.5], [-np.inf, np.nan, 1e-7]])
-    return Evaluation(RECORD, ("a/1", "b"), {"x7": scores, "x5+x6": scores})
+    scores = {"x7": scores, "x5+x6": scores}
+    return Evaluation(RECORD, ("a/1", "b"), scores, Path("features.h5"))
 
 
 def test_results(tmp_path: Path) -> None:
     path = write_results(_evaluation(), tmp_path / "results")
     assert path == tmp_path / "results" / "results.json"
-    assert json.loads(path.read_text()) == RECORD
+    record = json.loads(path.read_text())
+    way = record.pop("features_file")
+    assert (path.parent / way).resolve() == Path("features.h5").resolve()
+    assert record == RECORD
     assert _stripped((path.parent / "table.txt").read_text()) == TABLE.splitlines()
     submission = path.parent / "x7"
     files = [f"comp1_cls_test_{name}.txt" for name in RECORD["classes"]]
@@ -69,3 +74,42 @@ def test_results_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "results").touch()
     with pytest.raises(EvaluationError, match="choose another --output"):
         write_results(_evaluation(), tmp_path / "results")
+
+
+def test_results_are_read_back(tmp_path: Path) -> None:
+    written = _evaluation()
+    (tmp_path / "a").mkdir()
+    evaluation = Evaluation(
+        RECORD, written.image_id, written.scores, tmp_path / "a" / "f.h5"
+    )
+    found = read_results(write_results(evaluation, tmp_path / "b" / "results").parent)
+    assert found.record == {**RECORD, "features_file": "../../a/f.h5"}
+    assert found.path.resolve() == (tmp_path / "a" / "f.h5").resolve()
+    assert found.image_id == ("a/1", "b")
+    nan = np.nan
+    expected = [[0.25, nan, -1.5], [nan, nan, 1e-7]]  # -inf has no line
+    np.testing.assert_array_equal(found.scores["x7"], expected)
+    assert list(found.scores) == ["x7", "x5+x6"]
+
+
+def test_results_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="`fishing evaluate` makes them"):
+        read_results(tmp_path)
+    write_results(_evaluation(), tmp_path)
+    scores = tmp_path / "x7" / "comp1_cls_test_car.txt"
+    for text in ("a/1\n", "a/1 high\n"):
+        scores.write_text(text)
+        with pytest.raises(EvaluationError, match="expected lines 'id score'"):
+            read_results(tmp_path)
+    scores.unlink()
+    with pytest.raises(EvaluationError, match="No such file"):
+        read_results(tmp_path)
+    for text, message in (
+        ("{", "expected a record of results"),
+        ("[]", "expected a record with 'protocol'"),
+        ("7", "expected a record of results"),
+        ('{"protocol": 1}', "expected a record with 'train'"),
+    ):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(EvaluationError, match=message):
+            read_results(tmp_path)
