@@ -16,7 +16,10 @@ setup(
     python_requires=">=3.10",
     packages=["fishing", "fishing.backends", "fishing.models"],
     package_dir={"fishing.models": "models"},
-    package_data={"fishing": ["py.typed"], "fishing.models": ["*/*"]},
+    package_data={
+        "fishing": ["py.typed", "paper.toml"],
+        "fishing.models": ["*/*"],
+    },
     install_requires=[
         "click>=8.1",
         "h5py>=3.15",  # the first that can keep clock times out of all groups
@@ -31,6 +34,7 @@ setup(
         "scikit-image>=0.19.3",
         "scikit-learn>=1.6",
         "scipy>=1.10",
+        "tabulate>=0.9",
         "tomli>=2.0; python_version < '3.11'",
     ],
     extras_require={
@@ -42,6 +46,7 @@ setup(
             "pytest>=7.4",
             "ruff>=0.6",
             "types-requests",
+            "types-tabulate",
         ],
         "docs": [
             "mkdocs>=1.6",

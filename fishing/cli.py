@@ -68,6 +68,26 @@ def main() -> None:
 _json = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of text."
 )
+_backend = click.option(
+    "--backend",
+    type=click.Choice(["auto", "caffe", "onnx", "openvino", "openvino-bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="What runs the net: patched Caffe, ONNX Runtime or OpenVINO; auto takes Caffe "
+    "where it is installed and a GPU is asked for, else ONNX Runtime.",
+)
+_device = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, a GPU as gpu:0, or several as gpu:0,1.",
+)
+_batch_size = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    show_default="32 on the CPU, what memory allows on a GPU",
+    help="Images that go through the net at once.",
+)
 
 
 @main.command()
@@ -117,26 +137,9 @@ def fetch(net: str, source: str | None) -> None:
     show_default=True,
     help="The features file.",
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "caffe", "onnx", "openvino", "openvino-bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="What runs the net: patched Caffe, ONNX Runtime or OpenVINO; auto takes Caffe "
-    "where it is installed and a GPU is asked for, else ONNX Runtime.",
-)
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    help="cpu, a GPU as gpu:0, or several as gpu:0,1.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    show_default="32 on the CPU, what memory allows on a GPU",
-    help="Images that go through the net at once.",
-)
+@_backend
+@_device
+@_batch_size
 @click.option(
     "--temperature", type=float, default=2.0, show_default=True, help="tau of eq. 10."
 )
@@ -273,6 +276,62 @@ def evaluate(
     )
     click.echo(format_table(record, _width()))
     click.echo(f"written to {write_results(evaluation, output).parent}")
+
+
+@main.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default="VOCdevkit",
+    show_default=True,
+    help="The folder of VOC2007 and VOC2012, or one data set as for `extract`.",
+)
+@click.option(
+    "--net",
+    "nets",
+    multiple=True,
+    required=True,
+    help="A net under models/, or a folder like one; may be repeated.",
+)
+@click.option(
+    "--year",
+    "years",
+    type=int,
+    multiple=True,
+    help="Of VOC; may be repeated. By default the years that are there.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="reproduction",
+    show_default=True,
+    help="Folder of the features, results and tables.",
+)
+@_backend
+@_device
+@_batch_size
+@_json
+def reproduce(
+    data: Path, nets: tuple[str, ...], output: Path, as_json: bool, **options: Any
+) -> None:
+    """Reproduce the paper's tables.
+
+    Fetches weights, extracts, evaluates, and prints our figures beside the paper's.
+    What was done before is not done again; interrupted, the same command goes on.
+    """
+    from fishing.nets import load_net
+    from fishing.reproduce import reproduce
+    from fishing.tables import format_tables
+
+    with _Progress() as progress:
+        comparison = reproduce(
+            data, [load_net(net) for net in nets], output, progress=progress, **options
+        )
+    if as_json:
+        click.echo(json.dumps(comparison))
+        return
+    click.echo(format_tables(comparison, "txt"))
+    click.echo(f"written to {output}")
 
 
 @main.command()
@@ -542,7 +601,7 @@ def _width() -> int | None:
 class _Progress:
     """A bar on a terminal, and a plain line every ten seconds elsewhere."""
 
-    def __init__(self, unit: str, scale: float = 1.0) -> None:
+    def __init__(self, unit: str = "", scale: float = 1.0) -> None:
         self._unit, self._scale = unit, scale
         self._bar: Any = None
         self._label = ""
@@ -566,7 +625,8 @@ class _Progress:
             self._bar.update(done - self._bar.pos)
         elif time.monotonic() >= self._next_line:
             of = f" of {total * self._scale:.0f}" if total else ""
-            click.echo(f"{label}: {done * self._scale:.0f}{of} {self._unit}", err=True)
+            line = f"{label}: {done * self._scale:.0f}{of} {self._unit}".rstrip()
+            click.echo(line, err=True)
             self._next_line = time.monotonic() + 10
 
     def _end_bar(self) -> None:

@@ -14,8 +14,10 @@ from click.testing import CliRunner, Result
 from fishing.cli import main
 from fishing.kernel import FEATURES
 
-COMMANDS = ["fetch", "extract", "evaluate", "export", "search", "temper"]
-COMMANDS += ["info", "photographs"]
+COMMANDS = [
+    *("fetch", "extract", "evaluate", "export", "search", "temper", "info"),
+    *("photographs", "reproduce"),
+]
 
 
 def _run(*arguments: object) -> Result:
@@ -242,3 +244,14 @@ def test_search_takes_one_kind_of_query(features: Path) -> None:
     assert "--evaluate takes one --split" in result.stderr
     result = _run("search", features, "--evaluate", "--sheet", "s.png")
     assert "--evaluate draws no --sheet" in result.stderr
+
+
+def test_reproduce(devkit: Path, tmp_path: Path) -> None:
+    command = ["reproduce", "--net", "tinyalexnet", "--data", devkit]
+    command += ["--output", tmp_path / "r"]
+    result = _run(*command)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("Table 1 (left): mean average precision\n")
+    assert result.stdout.rstrip().endswith(f"written to {tmp_path / 'r'}")
+    comparison = json.loads(_run(*command, "--json").stdout)
+    assert list(comparison["results"]["VOC2007"]) == ["tinyalexnet"]

@@ -53,6 +53,10 @@ ORDER = [
     "evaluate",
     "retrieval",
     "report",
+    "submission",
+    "paper",
+    "tables",
+    "reproduce",
     "cli",
     "__main__",
 ]
