@@ -54,6 +54,7 @@ demo: .venv/installed
 	$(BIN)/fishing evaluate $(DEMO)/features.h5 --output $(DEMO)/results
 
 test: caffe-patched
+	$(BIN)/python tests/chromium.py
 	$(BIN)/python -m pytest
 
 test-slow: caffe-patched

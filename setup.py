@@ -17,12 +17,14 @@ setup(
     packages=["fishing", "fishing.backends", "fishing.models"],
     package_dir={"fishing.models": "models"},
     package_data={
-        "fishing": ["py.typed", "paper.toml"],
+        "fishing": ["py.typed", "page.html.j2", "paper.toml"],
         "fishing.models": ["*/*"],
     },
     install_requires=[
         "click>=8.1",
         "h5py>=3.15",  # the first that can keep clock times out of all groups
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
         "numpy>=1.24",
         "onnx>=1.15",
         "onnxruntime>=1.18",
@@ -45,6 +47,7 @@ setup(
             "openvino>=2024.4",
             "pytest>=7.4",
             "ruff>=0.6",
+            "selenium>=4.11",
             "types-requests",
             "types-tabulate",
         ],

@@ -335,6 +335,44 @@ def reproduce(
 
 
 @main.command()
+@click.argument("results", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="report",
+    show_default=True,
+    help="Folder of the page, index.html, and of the plots as SVG files.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="FISHING_VOC",
+    help="The data set, as for `extract`, whose images the page shows. By default "
+    "FISHING_VOC; without one the page names images instead.",
+)
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    help="The features file, where it is no longer where it was evaluated.",
+)
+def report(
+    results: Path, output: Path, data: Path | None, features: Path | None
+) -> None:
+    """Make a page of tables and pictures of RESULTS.
+
+    RESULTS is a folder that `evaluate` wrote. Results of other temperatures are looked
+    for in the folders in it.
+    """
+    from fishing.page import write_report
+
+    with _Progress(unit="classes") as progress:
+        page = write_report(
+            results, output, data=data, features=features, progress=progress
+        )
+    click.echo(page)
+
+
+@main.command()
 @click.argument("features_file", type=click.Path(path_type=Path))
 @click.option(
     "--query", "photo", type=click.Path(path_type=Path), help="An image file."

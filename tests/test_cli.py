@@ -16,7 +16,7 @@ from fishing.kernel import FEATURES
 
 COMMANDS = [
     *("fetch", "extract", "evaluate", "export", "search", "temper", "info"),
-    *("photographs", "reproduce"),
+    *("photographs", "reproduce", "report"),
 ]
 
 
@@ -246,7 +246,7 @@ def test_search_takes_one_kind_of_query(features: Path) -> None:
     assert "--evaluate draws no --sheet" in result.stderr
 
 
-def test_reproduce(devkit: Path, tmp_path: Path) -> None:
+def test_reproduce_and_report(devkit: Path, tmp_path: Path) -> None:
     command = ["reproduce", "--net", "tinyalexnet", "--data", devkit]
     command += ["--output", tmp_path / "r"]
     result = _run(*command)
@@ -255,3 +255,9 @@ def test_reproduce(devkit: Path, tmp_path: Path) -> None:
     assert result.stdout.rstrip().endswith(f"written to {tmp_path / 'r'}")
     comparison = json.loads(_run(*command, "--json").stdout)
     assert list(comparison["results"]["VOC2007"]) == ["tinyalexnet"]
+    result = _run(
+        *("report", tmp_path / "r" / "VOC2007-tinyalexnet"),
+        *("--data", devkit, "--output", tmp_path / "page"),
+    )
+    assert result.stdout == f"{tmp_path / 'page' / 'index.html'}\n"
+    assert "data:image/jpeg" in (tmp_path / "page" / "index.html").read_text()

@@ -57,6 +57,11 @@ ORDER = [
     "paper",
     "tables",
     "reproduce",
+    "summary",
+    "pictures",
+    "thumbnails",
+    "contents",
+    "page",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,136 @@
+"""The report: one HTML page that needs nothing beside it, and its plots as SVG files.
+
+In goes a folder of results, out comes a page of tables, plots and rankings of images.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+
+from fishing import __version__
+from fishing.contents import Contents, Progress
+from fishing.errors import EvaluationError
+from fishing.report import read_record, read_results
+from fishing.store import FeaturesFile
+from fishing.summary import rank
+from fishing.thumbnails import Thumbnails
+
+
+def write_report(
+    results: Path,
+    output: Path,
+    *,
+    features: Path | None = None,
+    data: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the page of one evaluation.
+
+    Parameters
+    ----------
+    results : Path
+        A folder that `fishing.report.write_results` made. Folders in it that hold
+        results of the same images at other temperatures are taken into the page.
+    output : Path
+        A folder: ``index.html``, and the plots in ``plots/``.
+    features : Path, optional
+        The features file; by default where the results say that it is.
+    data : Path, optional
+        The data set as `fishing.dataset.read_splits` takes it, for pictures of images.
+        Without it the page names them instead.
+    progress : callable, optional
+        Called with what is done, how many classes of it, and of how many.
+
+    Returns
+    -------
+    Path
+        Of the page.
+
+    Raises
+    ------
+    FishingError
+        If results, features or images are missing, or are not of the same list.
+    """
+    evaluation = read_results(results)
+    record = evaluation.record
+    with FeaturesFile(features or evaluation.path) as file:
+        if file.settings != record["source"]:
+            raise EvaluationError(
+                f"expected the features file that was evaluated, found {file.path} "
+                "with other settings; evaluate it anew, or name the right one with "
+                "--features"
+            )
+        testing = file.split(record["test"])
+        ranked = rank(evaluation, testing)
+        thumbnails = Thumbnails(ranked.image_id, record["test"], data)
+        contents = Contents(record, ranked, testing, thumbnails)
+        variables = contents.variables(_tempered(results, record), progress)
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("fishing", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    ).get_template("page.html.j2")
+    versions = {
+        **record["versions"],
+        "matplotlib (this page)": mpl.__version__,
+        "fishing (this page)": __version__,
+    }
+    html = template.render(variables, commands=_commands(record), versions=versions)
+    try:
+        (output / "plots").mkdir(parents=True, exist_ok=True)
+        for name, svg in contents.plots.items():
+            (output / "plots" / f"{name}.svg").write_text(svg, encoding="utf-8")
+        path = output / "index.html"
+        temporary = output / "index.html.new"
+        temporary.write_text(html, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise EvaluationError(
+            f"expected to write into '{output}', found: {error.strerror}; choose "
+            "another --output"
+        ) from None
+    return path
+
+
+def _tempered(
+    results: Path, record: dict[str, Any]
+) -> list[tuple[float, dict[str, Any]]]:
+    """Find results of the same images and net at other temperatures."""
+    found = {}
+    for path in sorted(results.glob("*/results.json")):
+        other = read_record(path.parent)
+        tau = other["source"]["temperature"]
+        same = {**other["source"], "temperature": record["source"]["temperature"]}
+        keys = ("protocol", "train", "test", "C", "lists")
+        if same == record["source"] and all(other[k] == record[k] for k in keys):
+            found[tau] = other
+    found.pop(record["source"]["temperature"], None)
+    return sorted(found.items())
+
+
+def _commands(record: dict[str, Any]) -> list[str]:
+    """Write the commands that make such results."""
+    source = record["source"]
+    file = Path(record["features_file"]).name
+    storage = [
+        f"--{key} {source[key]}" for key in ("dtype", "compression") if key in source
+    ]
+    extract = [
+        f"fishing extract --net {source['net']}",
+        f"--split {record['train']} --split {record['test']}",
+        f"--backend {source['backend']} --temperature {source['temperature']:g}",
+        *storage,
+        f"--output {file}",
+    ]
+    evaluate = [
+        f"fishing evaluate {file} --train {record['train']} --test {record['test']}",
+        f"--protocol {record['protocol']} -C {record['C']:g}",
+    ]
+    return [" ".join(extract), " ".join(evaluate)]
