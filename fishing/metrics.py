@@ -79,7 +79,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> round(average_precision([-1, 1, -1, 1], [0.9, 0.5, 0.4, 0.3]), 4)
     0.5
     """
-    recall, precision = _precision_recall(labels, scores)
+    recall, precision = precision_recall(labels, scores)
     if not recall.size:
         return float("nan")
     return float(precision[np.diff(recall, prepend=0.0) > 0].mean())

@@ -7,6 +7,7 @@ clock time, so the same splits give the same bytes.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
