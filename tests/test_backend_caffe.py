@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from random_nets import random_net
 
-from fishing.backends import BLOBS, choose_backend, open_backend
+from fishing.backends import BLOBS, choose_backend
 from fishing.backends.caffe import CaffeBackend
 from fishing.backends.caffe_net import gradient_net, read_deploy
 from fishing.errors import BackendError, NetError
@@ -580,10 +580,8 @@ def test_unknown_backends() -> None:
 
 
 def test_a_killed_worker_is_an_error() -> None:
-    backend = open_backend(
-        "caffe", load_net("tinyalexnet"), temperature=TAU, batch_size=2, device="cpu"
-    )
-    backend._process.kill()  # type: ignore[attr-defined]
+    backend = _open(load_net("tinyalexnet"))
+    backend._process.kill()
     with pytest.raises(BackendError, match=r"Caffe stopped: .*exit code -9"):
         backend.run(np.zeros((2, 3, 64, 64), np.float32))
     backend.close()
