@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fishing import extract as extraction
 from fishing.backends import Backend, open_backend
+from fishing.backends.caffe import CaffeBackend
 from fishing.backends.workers import Workers, run_ahead
 from fishing.dataset import read_splits
 from fishing.errors import BackendError
@@ -152,7 +153,7 @@ def test_a_killed_worker_ends_the_extraction_and_keeps_what_is_done(
     extract(spec, lists, tmp_path / "whole.h5", backend="caffe", batch_size=2)
 
     def several(name: str, *args: Any, **settings: Any) -> Workers:
-        makers = [partial(open_backend, name, *args, **settings)] * 2
+        makers = [partial(CaffeBackend, *args, n_threads=1, **settings)] * 2
         found = Workers(makers)
         run, runs = found.run, []
 
