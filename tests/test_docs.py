@@ -53,6 +53,7 @@ INSTEAD = {
     'make gpu-check CHECK="--nets vgg16 --batches 1 64 '
     '--data ../shared/data/caltech20"': "true checks a GPU",
     "make caffe-bundle CUDA=1": "true builds for a GPU",
+    "make test-slow": "true takes minutes",
     ".venv/bin/python tests/benchmarks/beyond.py": "true takes half an hour",
 }
 # The table of the demo as a terminal of 94 columns has it.
@@ -200,8 +201,7 @@ def _run(page: Path, package: Path, data: Path, folder: Path) -> None:
     printed = ""
     for blocks in _stretches(_blocks(page)):
         if blocks[0].language == "sh":
-            lines = blocks[0].text.splitlines()
-            lines = [INSTEAD.get(_command(line), line) for line in lines]
+            lines = [_instead(line) for line in blocks[0].text.splitlines()]
             printed = run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)])
         elif blocks[0].language == "matlab":
             _read_matlab(blocks[0].text, sandbox)
@@ -232,6 +232,14 @@ def _stretches(blocks: list[Block]) -> Iterator[list[Block]]:
 
 def _command(line: str) -> str:
     return line.partition("#")[0].strip()
+
+
+def _instead(line: str) -> str:
+    """Say what is run for a line: of a campaign, which takes up to hours, its help."""
+    campaign = re.match(r"\.venv/bin/python (tests/campaigns/\w+\.py)", line)
+    if campaign:
+        return f"python '{ROOT}/{campaign[1]}' --help"
+    return INSTEAD.get(_command(line), line)
 
 
 def _compare(expected: str, printed: str, place: str) -> None:
