@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import click
 
 from fishing import __version__
-from fishing.errors import FishingError
+from fishing.errors import FishingError, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,11 +33,22 @@ class _Group(click.Group):
         except (FishingError, OSError) as error:
             if getattr(error, "errno", None) == errno.EPIPE:
                 raise  # the reader of our output left early: click ends quietly
-            click.echo(f"fishing: {' '.join(str(error).splitlines())}", err=True)
+            click.echo(f"fishing: {printable(str(error))}", err=True)
+            ctx.exit(2)
+        except MemoryError as error:
+            click.echo(f"fishing: out of memory {printable(str(error))}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("fishing: interrupted; run the same command again", err=True)
             ctx.exit(130)
+
+
+class _Formatter(logging.Formatter):
+    """Writes a record as one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record."""
+        return printable(super().format(record))
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,7 +67,7 @@ def main() -> None:
       fishing evaluate features.h5
     """  # noqa: D301, click takes the line of a backspace for verbatim text
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("fishing: %(message)s"))
+    handler.setFormatter(_Formatter("fishing: %(message)s"))
     logger = logging.getLogger("fishing")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
@@ -604,7 +615,7 @@ def info(features_file: Path, verified: bool, as_json: bool) -> None:
         click.echo(json.dumps(record))
         return
     for key, value in record["settings"].items():
-        click.echo(f"{key:<17} {value}")
+        click.echo(printable(f"{key:<17} {value}"))
     for name, split in record["splits"].items():
         click.echo(
             f"{name}: {split['n_images']} images, {split['n_failed']} failed, "
@@ -613,7 +624,7 @@ def info(features_file: Path, verified: bool, as_json: bool) -> None:
         for blob, width in split["blobs"].items():
             click.echo(f"  {blob:<15} {width:>6} values an image")
         for image_id, reason in split["failed"].items():
-            click.echo(f"  failed: {image_id}: {reason}")
+            click.echo(printable(f"  failed: {image_id}: {reason}"))
     if verified:
         click.echo("verified: all checksums are right")
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +25,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".p
 WHOLE_FOLDER = "all"
 MAX_CLASSES = 4000  # as many names as an attribute of HDF5 holds
 MAX_CLASS_BYTES = 200  # of a name that becomes part of a file name
+MAX_ID_BYTES = 1000
+MAX_LIST_BYTES = 2**28  # of a list or label file: some ten million lines
+MAX_LABELS = 2**32  # images times classes
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DEVKIT_NAME = re.compile(r"VOC\d{4}")
 
@@ -94,7 +98,7 @@ def read_splits(data: Path, splits: Iterable[str]) -> list[ImageList]:
             "name one with --data or FISHING_VOC"
         )
     for name in names:
-        if not _SPLIT_NAME.fullmatch(name):
+        if not is_split_name(name):
             raise DataError(
                 "a split is named by at most 100 letters, digits, '_' and '-', "
                 f"not {name!a}"
@@ -126,6 +130,39 @@ def _voc_image(devkit: Path, image_id: str) -> Path:
     return devkit / "JPEGImages" / f"{image_id}.jpg"
 
 
+def is_split_name(name: str) -> bool:
+    """Tell whether a split may be named so."""
+    return _SPLIT_NAME.fullmatch(name) is not None
+
+
+def check_class_names(classes: Sequence[str], where: object) -> None:
+    """Hold names of classes to be such that files can be named by them.
+
+    Raises
+    ------
+    ValueError
+        If there are too many, or one of them is none.
+    """
+    if len(classes) > MAX_CLASSES:
+        raise ValueError(
+            f"{where}: expected lines 'id label...' with at most {MAX_CLASSES} "
+            f"classes, found {len(classes)}"
+        )
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{where}: expected each class once, found one twice")
+    for name in classes:
+        if (
+            not name
+            or not name.isprintable()
+            or "/" in name
+            or len(name.encode()) > MAX_CLASS_BYTES
+        ):
+            raise ValueError(
+                f"{where}: expected names of classes without '/', of 1 to "
+                f"{MAX_CLASS_BYTES} bytes, found {name[:300]!a}"
+            )
+
+
 def _read_voc(devkit: Path, split: str) -> ImageList:
     """Read one split of a VOC devkit with the labels of all its classes."""
     folder = devkit / "ImageSets" / "Main"
@@ -134,12 +171,14 @@ def _read_voc(devkit: Path, split: str) -> ImageList:
     suffix = f"_{split}.txt"
     # A file of ids alone is the list of another split, not a class.
     files = [f for f in sorted(folder.glob(f"*{suffix}")) if len(_lines(f)[0][1]) > 1]
+    classes = tuple(file.name.removesuffix(suffix) for file in files)
+    _check_classes(classes, len(ids), folder)
     columns = [_read_voc_labels(file, ids) for file in files]
     return ImageList(
         split=split,
         image_id=tuple(ids),
         path=tuple(_voc_image(devkit, i) for i in ids),
-        classes=tuple(file.name.removesuffix(suffix) for file in files),
+        classes=classes,
         labels=np.stack(columns, axis=1) if columns else None,
         devkit=devkit.resolve().name
         if _DEVKIT_NAME.fullmatch(devkit.resolve().name)
@@ -150,14 +189,19 @@ def _read_voc(devkit: Path, split: str) -> ImageList:
 def _read_voc_labels(file: Path, ids: list[str]) -> NDArray[np.int8]:
     """Read the column of one class, in the order of `ids`."""
     values = {"-1": -1, "0": 0, "1": 1}
-    labels = {}
+    labels: dict[str, int] = {}
     for number, fields in _lines(file):
         if len(fields) != 2 or fields[1] not in values:
             raise DataError(
                 f"{file}, line {number}: expected 'id label' with a label of -1, 0 "
-                f"or 1, found '{' '.join(fields)}'"
+                f"or 1, found {' '.join(fields)[:200]!a}"
             )
-        labels[fields[0]] = values[fields[1]]
+        label = values[fields[1]]
+        if labels.setdefault(fields[0], label) != label:
+            raise DataError(
+                f"{file}, line {number}: expected one label for an image, found "
+                f"another for '{fields[0]}'"
+            )
     missing = [i for i in ids if i not in labels]
     if missing:
         raise DataError(
@@ -174,11 +218,11 @@ def _read_list(folder: Path, split: str) -> ImageList:
     ids = [image_id for image_id, _ in entries]
     _check_ids(ids, file)
     classes = sorted({label for _, labels in entries for label in labels})
-    _check_classes(classes, file)
-    matrix = np.array(
-        [[1 if c in labels else -1 for c in classes] for _, labels in entries],
-        dtype=np.int8,
-    )
+    _check_classes(classes, len(ids), file)
+    matrix = np.full((len(ids), len(classes)), -1, np.int8)
+    column = {name: j for j, name in enumerate(classes)}
+    for i, (_, labels) in enumerate(entries):
+        matrix[i, [column[label] for label in labels]] = 1
     return ImageList(
         split=split,
         image_id=tuple(ids),
@@ -213,7 +257,7 @@ def _find_image(folder: Path, image_id: str) -> Path:
     for suffix in IMAGE_SUFFIXES:
         for spelling in (suffix, suffix.upper()):
             candidate = folder / f"{image_id}{spelling}"
-            if candidate.is_file():
+            if os.path.isfile(candidate):
                 return candidate
     return folder / f"{image_id}{IMAGE_SUFFIXES[0]}"
 
@@ -221,19 +265,30 @@ def _find_image(folder: Path, image_id: str) -> Path:
 def _lines(file: Path) -> list[tuple[int, list[str]]]:
     """Read the fields of all lines that are not blank, with the lines' numbers."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = _read_at_most(file, MAX_LIST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(
             f"expected the list '{file}', found none; "
             f"{_lists_beside(file) or 'there is no list beside it'}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{file}: expected a text file, found {error}") from None
     lines = enumerate((line.split() for line in text.splitlines()), start=1)
     fields = [(number, line) for number, line in lines if line]
     if not fields:
         raise DataError(f"{file}: expected one image a line, found no line")
     return fields
+
+
+def _read_at_most(file: Path, n_bytes: int) -> bytes:
+    """Read a file, unless it is none or has no end; a ValueError says so."""
+    if file.exists() and not file.is_file():
+        raise ValueError("none that can be read to its end")
+    with file.open("rb") as source:
+        content = source.read(n_bytes + 1)
+    if len(content) > n_bytes:
+        raise ValueError(f"more than {n_bytes} bytes")
+    return content
 
 
 def _lists_beside(file: Path) -> str:
@@ -247,34 +302,34 @@ def _lists_beside(file: Path) -> str:
 
 
 def _check_ids(ids: list[str], file: Path) -> None:
-    """Refuse ids that occur twice or lead out of the folder."""
+    """Refuse ids that occur twice, lead out of the folder, or name no file."""
     seen = set()
     for image_id in ids:
         parts = PurePosixPath(image_id)
-        if parts.is_absolute() or ".." in parts.parts or not image_id.isprintable():
+        if (
+            parts.is_absolute()
+            or ".." in parts.parts
+            or not parts.name
+            or not image_id.isprintable()
+            or len(image_id.encode()) > MAX_ID_BYTES
+        ):
             raise DataError(
-                f"{file}: expected printable ids below the folder of the images, "
-                f"found {image_id!a}"
+                f"{file}: expected printable ids below the folder of the images, of at "
+                f"most {MAX_ID_BYTES} bytes, found {image_id[:200]!a}"
             )
         if image_id in seen:
             raise DataError(f"{file}: expected each id once, found '{image_id}' twice")
         seen.add(image_id)
 
 
-def _check_classes(classes: list[str], file: Path) -> None:
-    """Refuse names of classes that results could not be named by."""
-    if len(classes) > MAX_CLASSES:
+def _check_classes(classes: Sequence[str], n_images: int, file: Path) -> None:
+    """Refuse classes that results could not be named by, or too many of them."""
+    try:
+        check_class_names(classes, file)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    if n_images * len(classes) > MAX_LABELS:
         raise DataError(
-            f"{file}: expected lines 'id label...' with at most {MAX_CLASSES} classes, "
-            f"found {len(classes)}"
+            f"{file}: expected at most {MAX_LABELS} labels, found {n_images} images "
+            f"in {len(classes)} classes"
         )
-    for name in classes:
-        if (
-            not name.isprintable()
-            or "/" in name
-            or len(name.encode()) > MAX_CLASS_BYTES
-        ):
-            raise DataError(
-                f"{file}: expected names of classes without '/', of at most "
-                f"{MAX_CLASS_BYTES} bytes, found {name!a}"
-            )

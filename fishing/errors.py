@@ -4,9 +4,14 @@ Each says in one line what was expected, what was found and what to do next. The
 command line prints that line on stderr and exits with code 2.
 """
 
+_MAX_LINE = 4000
+
 
 class FishingError(Exception):
     """Base of every error that a user can cause."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class NetError(FishingError):
@@ -31,3 +36,15 @@ class StoreError(FishingError):
 
 class EvaluationError(FishingError):
     """Features and labels do not allow the evaluation that was asked for."""
+
+
+def printable(text: str) -> str:
+    r"""Make one line of a text: names in files must not steer a terminal.
+
+    Examples
+    --------
+    >>> print(printable("layer 'a\x1b[2J\nb'"))
+    layer 'a?[2J b'
+    """
+    line = " ".join(text.splitlines())[:_MAX_LINE]
+    return "".join(c if c.isprintable() else "?" for c in line)

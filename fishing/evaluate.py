@@ -90,7 +90,8 @@ def evaluate(
     StoreError
         If the file is missing or lacks a split.
     EvaluationError
-        If there are no labels, or features, protocol or C are not known ones.
+        If there are no labels, features, protocol or C are not known ones, values are
+        not finite, or the kernels do not fit into memory.
     """
     order = in_order_of_depth(dict.fromkeys(features))
     needed = [feature_blobs(name) for name in order]
@@ -115,7 +116,15 @@ def evaluate(
             kernels.keep(set().union(*needed[done:]))
             if progress:
                 progress(feature, done, len(order))
-            values = decision_function(*kernels(feature), train_labels[:, usable], C)
+            try:
+                kernel = kernels(feature)
+                values = decision_function(*kernel, train_labels[:, usable], C)
+            except MemoryError:
+                raise EvaluationError(
+                    f"expected memory for kernels of {len(training)} by "
+                    f"{len(training)} and {len(testing)} by {len(training)}, found "
+                    "too little of it; use fewer images"
+                ) from None
             scores[feature] = with_failed(values, testing, usable)
         results = {
             feature: _measure(values, labels, training.classes, usable, protocol)

@@ -25,6 +25,7 @@ Progress = Callable[[int, int | None], None]
 TRIES = 5
 PAUSE = 1.0  # seconds before another try
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of the body
+MAX_BYTES = 2**31  # where no size is on record: Caffe reads no file of more
 _CHUNK = 1 << 16  # bytes: what a break may cost of what came
 
 
@@ -121,9 +122,12 @@ def _from_path(spec: NetSpec, path: str, target: Path, progress: Progress) -> No
     try:
         with source, copy.open("wb") as file:
             total, done = os.fstat(source.fileno()).st_size, 0
+            most = spec.weights.size or MAX_BYTES
             while chunk := source.read(_CHUNK):
-                file.write(chunk)
                 done += len(chunk)
+                if done > most:
+                    raise _SourceError(f"expected {most} bytes, found more")
+                file.write(chunk)
                 progress(done, total)
         if fault := _fault(spec, copy):
             raise _SourceError(fault)
@@ -163,10 +167,11 @@ def _request(url: str, part: Path, size: int | None, progress: Progress) -> None
             done = start
             with part.open("ab" if start else "wb") as file:
                 progress(done, total)
+                most = MAX_BYTES if total is None else total
                 for chunk in answer.iter_content(_CHUNK):
                     done += len(chunk)
-                    if total is not None and done > total:
-                        raise _SourceError(f"expected {total} bytes, found more")
+                    if done > most:
+                        raise _SourceError(f"expected {most} bytes, found more")
                     file.write(chunk)
                     progress(done, total)
     except (
@@ -207,6 +212,8 @@ def _agree(
         raise _SourceError(f"found status {status} {answer.reason}")
     if size is not None and total is not None and total != size:
         raise _SourceError(f"expected {size} bytes, found {total}")
+    if total is not None and total > (size or MAX_BYTES):
+        raise _SourceError(f"expected at most {MAX_BYTES} bytes, found {total}")
     return start, size or total
 
 

@@ -8,6 +8,7 @@ matrices x g^T.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,8 @@ _PANEL_VALUES = 2**25
 # A chunk of a compressed file has as many rows, and at most as many columns.
 _BLOCK_ROWS = 256
 _PANEL_STEP = 512
+
+_log = logging.getLogger(__name__)
 
 
 def parse_feature(name: str) -> list[tuple[str, ...]]:
@@ -179,7 +182,8 @@ class Kernels:
         Raises
         ------
         EvaluationError
-            If the feature is unknown or a blob holds a value that is not finite.
+            If the feature is unknown, or a blob holds a value that is not finite or
+            nothing but zeros.
         """
         summands = parse_feature(feature)
         train, test = (
@@ -291,6 +295,19 @@ def inverse_norms(rows: Rows, blob: str) -> NDArray[np.float64]:
         raise EvaluationError(
             f"expected finite values, found others in {blob}, row {bad}; "
             "extract the features anew, or look at the weights of the net"
+        )
+    n_zero = int((squares == 0).sum())
+    if n_zero == n > 0:
+        raise EvaluationError(
+            f"expected values, found nothing but zeros in {blob}: the net is dead "
+            "there; look at its weights, or leave out the features made of it"
+        )
+    if n_zero:
+        _log.warning(
+            "%d of %d rows of %s are all zeros, as unlike any image as can be",
+            n_zero,
+            n,
+            blob,
         )
     norms = np.sqrt(squares)
     return np.divide(1, norms, out=np.zeros(n), where=norms > 0)

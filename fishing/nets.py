@@ -8,9 +8,9 @@ the path of the weights.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ else:
     import tomli as tomllib
 
 BLOBS = ("x5", "x6", "x7", "y8", "x8")
+MAX_INPUT_SIZE = 2048
+_MAX_TOML_BYTES = 2**16
 _CHUNK = 1 << 20
 
 
@@ -113,8 +115,12 @@ def cache_folder() -> Path:
 
 
 def cached_weights(spec: NetSpec) -> Path:
-    """Name the file in the cache that the weights are fetched to."""
-    return cache_folder() / "weights" / spec.weights.file
+    """Name the file in the cache that the weights are fetched to.
+
+    Its folder is named by the SHA-256: nets may call their files alike.
+    """
+    folder = (spec.weights.sha256 or "unknown")[:16]
+    return cache_folder() / "weights" / folder / spec.weights.file
 
 
 def weights_path(spec: NetSpec) -> Path:
@@ -215,8 +221,12 @@ def _argument(spec: NetSpec) -> str:
 def _read(toml: Path, prototxt: Path) -> NetSpec:
     try:
         with toml.open("rb") as file:
-            found = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            text = file.read(_MAX_TOML_BYTES + 1)
+        if len(text) > _MAX_TOML_BYTES:
+            raise ValueError(f"more than {_MAX_TOML_BYTES} bytes")
+        found = tomllib.loads(text.decode())
+    # A number may have more digits than Python reads, or tables be too deep for it.
+    except (ValueError, RecursionError) as error:
         raise NetError(f"expected TOML in {toml}, found {error}; correct it") from error
     except OSError as error:
         raise NetError(f"expected to read {toml}: {error.strerror}") from error
@@ -248,7 +258,7 @@ def _check_table(toml: Path, table: str, values: dict[str, Any]) -> None:
         if key not in keys:
             raise NetError(
                 f"{toml}: expected only the keys {', '.join(keys)} here, found "
-                f"`{prefix}{key}`; remove or correct it"
+                f"`{prefix}{key[:100]}`; remove or correct it"
             )
     for key, kind in keys.items():
         if key not in values:
@@ -260,17 +270,25 @@ def _check_table(toml: Path, table: str, values: dict[str, Any]) -> None:
         if not _KINDS[kind](values[key]):
             raise NetError(
                 f"{toml}: expected `{prefix}{key}` to be {kind}, found "
-                f"{values[key]!r}; correct it"
+                f"{_shown(values[key])}; correct it"
             )
         if kind == "a table":
             _check_table(toml, key, values[key])
+
+
+def _shown(value: object) -> str:
+    """Show the beginning of a value."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # more digits than Python writes
+        return "a number without end"
 
 
 def _is_mean(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) == 3
-        and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+        and all(type(v) in (int, float) and 0 <= v <= 255 for v in value)
     )
 
 
@@ -284,13 +302,24 @@ def _is_like(pattern: str) -> Callable[[object], bool]:
     return lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None
 
 
+def _is_line(value: object) -> bool:
+    return (
+        isinstance(value, str)
+        and 0 < len(value.strip()) <= len(value) <= 1000
+        and value.isprintable()
+    )
+
+
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "a table": lambda v: isinstance(v, dict),
-    "a text of one line": _is_like(r".*\S.*"),
+    "a text of one line": _is_line,
     "a whole number above 0": lambda v: type(v) is int and v > 0,
-    "three numbers (B, G, R)": _is_mean,
+    f"a whole number from 1 to {MAX_INPUT_SIZE}": lambda v: (
+        type(v) is int and 0 < v <= MAX_INPUT_SIZE
+    ),
+    "three numbers (B, G, R) from 0 to 255": _is_mean,
     # Anything but a plain name could point outside the folder.
-    "a file name without a folder": _is_like(r"\w[\w.+-]*"),
+    "a file name without a folder": _is_like(r"[A-Za-z0-9_][\w.+-]{0,199}"),
     "64 hexadecimal digits in lower case": _is_like(r"[0-9a-f]{64}"),
     "a list of http(s) addresses": _is_sources,
 }
@@ -302,7 +331,10 @@ _KEYS: dict[str, dict[str, str]] = {
         "blobs": "a table",
         "weights": "a table",
     },
-    "input": {"size": "a whole number above 0", "mean": "three numbers (B, G, R)"},
+    "input": {
+        "size": f"a whole number from 1 to {MAX_INPUT_SIZE}",
+        "mean": "three numbers (B, G, R) from 0 to 255",
+    },
     "blobs": dict.fromkeys(BLOBS, "a text of one line"),
     "weights": {
         "file": "a file name without a folder",

@@ -8,19 +8,24 @@ subtracted.
 from __future__ import annotations
 
 import io
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fishing.errors import ImageError
 
 MAX_FILE_BYTES = 2**29
 MAX_PIXELS = 2**27
+
+# OpenCV's own limit, for what Pillow does not read; it is taken when cv2 is imported.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+import cv2  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         If there is no such file, or it is empty, truncated, too large or no image.
     """
     try:
-        n_bytes = path.stat().st_size
-        if n_bytes > MAX_FILE_BYTES:
-            raise ImageError(f"too large: {n_bytes} bytes, at most {MAX_FILE_BYTES}")
+        state = path.stat()
+        if state.st_size > MAX_FILE_BYTES:
+            raise ImageError(
+                f"too large: {state.st_size} bytes, at most {MAX_FILE_BYTES}"
+            )
+        if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+            raise ImageError("a device or a pipe, which may have no end")
         encoded = path.read_bytes()
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from None
@@ -151,8 +160,10 @@ def _check_header(encoded: bytes) -> None:
             width, height = image.size
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large: {error}") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return  # OpenCV has the last word: it reads formats that Pillow does not
+    # Damaged headers make Pillow's readers raise whatever comes to them. OpenCV has the
+    # last word anyway: it reads formats that Pillow does not.
+    except Exception:
+        return
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"too large: {width} x {height} pixels, at most {MAX_PIXELS} in all"

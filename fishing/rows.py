@@ -159,23 +159,41 @@ def open_rows(dataset: Any) -> Rows:
     LookupError, ValueError
         If it is of float16 and has no scale that can be one.
     """
-    rows: Rows = _HalfRows(dataset) if dataset.dtype == np.float16 else dataset
-    return rows
+    return _HalfRows(dataset) if dataset.dtype == np.float16 else _Rows(dataset)
 
 
-class _HalfRows:
-    """A dataset of float16 and a scale, read as float32."""
+class _Rows:
+    """A dataset whose damage, where there is any, shows as a StoreError."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
-        self._scale = np.float32(dataset.attrs["scale"])
         self.shape: tuple[int, ...] = dataset.shape
-        self.dtype: np.dtype[Any] = np.dtype(np.float32)
+        self.dtype: np.dtype[Any] = dataset.dtype
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        try:
+            values: NDArray[np.float32] = self._dataset[key]
+        except (OSError, RuntimeError, ValueError) as error:
+            dataset = self._dataset
+            raise StoreError(
+                f"{dataset.file.filename}: expected to read {dataset.name}, found "
+                f"{str(error).splitlines()[0]}; extract it anew with --overwrite"
+            ) from None
+        return values
+
+
+class _HalfRows(_Rows):
+    """A dataset of float16 and a scale, read as float32."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self.dtype = np.dtype(np.float32)
+        self._scale = np.float32(dataset.attrs["scale"])
         if not 0 < self._scale < np.inf:
             raise ValueError(f"a scale of {self._scale} in {dataset.name}")
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = self._dataset[key].astype(np.float32)
+        values = super().__getitem__(key).astype(np.float32)
         values *= self._scale
         return values
 

@@ -31,6 +31,8 @@ from fishing.disk import EndlessInput, Output
 from fishing.errors import StoreError
 from fishing.rows import Rows as Rows
 from fishing.rows import create_rows, open_rows, write_rows
+from fishing.soundness import check_names, check_settings, check_split, check_structure
+from fishing.survey import survey
 
 Progress = Callable[[str, int, int], None]
 
@@ -124,6 +126,7 @@ class FeaturesFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        survey(path)
         try:
             self._file = h5py.File(path, "r")
         except FileNotFoundError:
@@ -136,12 +139,14 @@ class FeaturesFile:
                 f"{path}: expected an HDF5 file, found {one_line(error)}"
             ) from None
         try:
+            check_structure(self._file)
             self.settings = _read_settings(self._file)
             self.format_version: int = self.settings.pop("format_version")
-            names = json.loads(self._file.attrs["splits"])
+            check_settings(self.settings)
+            names = check_names(json.loads(self._file.attrs["splits"]))
             self.splits = {name: _read_split(self._file[name]) for name in names}
             _check_widths(self.splits)
-        except HDF5_ERRORS as error:
+        except (*HDF5_ERRORS, MemoryError) as error:
             self._file.close()
             raise StoreError(
                 f"{path}: expected a whole features file, found {one_line(error)}; "
@@ -165,6 +170,14 @@ class FeaturesFile:
                 f"{' '.join(self.splits)}; extract it too, or choose among these"
             )
         return self.splits[name]
+
+
+def look(path: Path) -> None:
+    """Do all that opening a file takes, whatever comes of it: see `fishing.survey`."""
+    with suppress(StoreError), FeaturesFile(path) as file:
+        for split in file.splits.values():
+            for rows in split.blobs.values():
+                rows[:1]
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -210,6 +223,7 @@ def verify(path: Path, progress: Progress | None = None) -> None:
     StoreError
         If the file is missing, damaged (it names the datasets), or has no checksums.
     """
+    survey(path)
     report = progress or (lambda *_: None)
     damage: dict[str, str] = {}
     # What cannot even be opened is told of by FeaturesFile.
@@ -343,6 +357,7 @@ def _read_split(group: h5py.Group) -> Split:
         list_sha256=str(plain(group.attrs["list_sha256"])),
     )
     _check_shapes(split, group.name)
+    check_split(group.name, split)
     return split
 
 

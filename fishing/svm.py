@@ -18,6 +18,7 @@ from fishing.errors import EvaluationError
 from fishing.kernel import Kernel
 
 _BLOCK_ROWS = 256
+_MAX_C = 1e12  # LIBSVM may not come to an end beyond it
 
 
 def decision_function(
@@ -48,8 +49,8 @@ def decision_function(
     Raises
     ------
     EvaluationError
-        If C is not positive, the kernel is not finite, or a class lacks positives or
-        negatives.
+        If C is not positive, the kernel or what becomes of it is not finite, or a class
+        lacks positives or negatives.
 
     Examples
     --------
@@ -59,8 +60,8 @@ def decision_function(
     array([[ 1.],
            [-1.]])
     """
-    if not (C > 0 and np.isfinite(C)):
-        raise EvaluationError(f"expected a positive C, found {C}")
+    if not 0 < C <= _MAX_C:
+        raise EvaluationError(f"expected a positive C of {_MAX_C:g} at most, found {C}")
     _check_finite(K_train)
     for column, y in enumerate(labels.T):
         if not ((y > 0).any() and (y < 0).any()):
@@ -92,6 +93,11 @@ def decision_function(
         block = K_test[start : start + _BLOCK_ROWS]
         _check_finite(block)
         values[start : start + _BLOCK_ROWS] = block @ coefficients + intercepts
+    if not np.isfinite(values).all():
+        raise EvaluationError(
+            f"expected finite decision values, found NaN or infinity with C = {C:g}; "
+            "choose another C"
+        )
     return values
 
 

@@ -211,9 +211,11 @@ def _tempered(
 
     def compute(name: str) -> Callable[[Any], NDArray[np.float32]]:
         if name not in _DEPTHS:
-            return split.blobs[name].__getitem__
+            return lambda key: _finite(split.blobs[name][key], name, "extract anew")
         return lambda key: _finite(
-            gradient(split.blobs, steps[: _DEPTHS[name]], tau, key), tau
+            gradient(split.blobs, steps[: _DEPTHS[name]], tau, key),
+            f"gradients at temperature {tau:g}",
+            "choose another temperature",
         )
 
     blobs: dict[str, Rows] = {
@@ -223,11 +225,8 @@ def _tempered(
     return dataclasses.replace(split, blobs=blobs)
 
 
-def _finite(values: NDArray[np.float32], tau: float) -> NDArray[np.float32]:
+def _finite(values: NDArray[np.float32], what: str, advice: str) -> NDArray[np.float32]:
     """Refuse values that no kernel can be made of."""
     if not np.isfinite(values).all():
-        raise StoreError(
-            f"expected finite gradients at temperature {tau:g}, found NaN or infinity; "
-            "choose another temperature"
-        )
+        raise StoreError(f"expected finite {what}, found NaN or infinity; {advice}")
     return values

@@ -20,7 +20,8 @@ from fishing.errors import NetError
 from fishing.nets import load_net
 
 TYPES = {
-    "int": {"int32", "int64", "uint32"},
+    "int": {"int32", "uint32"},
+    "long": {"int64"},
     "bool": {"bool"},
     "float": {"float"},
     "double": {"double"},

@@ -200,7 +200,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NetSpec:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    target = tmp_path / "home" / "weights" / "net.caffemodel"
+    target = tmp_path / "home" / "weights" / SHA256[:16] / "net.caffemodel"
     target.parent.mkdir(parents=True)
     return target
 

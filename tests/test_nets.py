@@ -328,6 +328,16 @@ def test_a_missing_table_is_named(folder: Path, table: str) -> None:
         ('name = "mine"', "name = 1", "name"),
         ('name = "mine"', 'name = ""', "name"),
         ('name = "mine"', 'name = "a\\nb"', "name"),
+        ('name = "mine"', 'name = "a\\u0000b"', "name"),
+        ('name = "mine"', 'name = "\\u001b[2J"', "name"),
+        ('name = "mine"', f'name = "{"x" * 1001}"', "name"),
+        ('name = "mine"', f"name{'.a' * 3000} = 1", "name"),
+        ("size = 32", "size = 2049", "input.size"),
+        ("[1, 2.5, 3]", f"[1, 2, {'9' * 400}]", "input.mean"),
+        ("[1, 2.5, 3]", "[1, 2, 1e999]", "input.mean"),
+        ("[1, 2.5, 3]", "[1, 2, -1]", "input.mean"),
+        ('"mine.caffemodel"', f'"{"a" * 201}"', "weights.file"),
+        ('"mine.caffemodel"', '"-mine.caffemodel"', "weights.file"),
         ("[input]", 'colour = "red"\n[input]', "colour"),
         ("size = 32", "size = 0", "input.size"),
         ("size = 32", "size = 32.0", "input.size"),
@@ -367,7 +377,19 @@ def test_a_table_that_is_none_is_named(folder: Path) -> None:
         load_net(str(folder))
 
 
-@pytest.mark.parametrize("data", [b"name = ", b"\xff\xfe", b"a = 1\na = 2\n"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"name = ",
+        b"\xff\xfe",
+        b"a = 1\na = 2\n",
+        b"a = " + b"9" * 5000,  # more digits than Python reads
+        b"a = " + b"[" * 5000,
+        b"a = " + b"{a=" * 5000,
+        b"#" * 2**16 + b"\n",
+    ],
+    ids=lambda data: str(data[:8]),
+)
 def test_what_is_no_toml_is_refused(folder: Path, data: bytes) -> None:
     (folder / "net.toml").write_bytes(data)
     with pytest.raises(NetError, match=r"expected TOML in .*net\.toml"):
@@ -396,7 +418,7 @@ def test_the_cache_is_fishing_home_or_the_users(
 
 def test_weights_beside_the_net_come_first(folder: Path, home: Path) -> None:
     spec = recorded(folder, b"right")
-    cached = home / "weights" / "mine.caffemodel"
+    cached = home / "weights" / spec.weights.sha256[:16] / "mine.caffemodel"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"right")
     assert weights_path(spec) == cached

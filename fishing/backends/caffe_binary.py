@@ -12,11 +12,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.backends.caffe_schema import ENUMS, MESSAGES, Field, Message
+from fishing.backends.caffe_schema import (
+    ENUMS,
+    MESSAGES,
+    Field,
+    Message,
+    Tally,
+    in_range,
+)
 
 # Wire types: what follows the tag of a field.
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_WIRE = {"int": _VARINT, "bool": _VARINT, "float": _FIXED32, "double": _FIXED64}
+_WIRE = {
+    "int": _VARINT,
+    "long": _VARINT,
+    "bool": _VARINT,
+    "float": _FIXED32,
+    "double": _FIXED64,
+}
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float": np.dtype("<f4"),
     "double": np.dtype("<f8"),
@@ -44,6 +57,11 @@ def parse_binary(data: memoryview, kind: str = "NetParameter") -> Message:
     ValueError
         If the bytes are no such message.
     """
+    return _message(data, kind, Tally())
+
+
+def _message(data: memoryview, kind: str, tally: Tally) -> Message:
+    """Read a message, and those within it."""
     message = Message(kind)
     pieces: dict[str, list[NDArray[Any]]] = {}
     names = {field.number: name for name, field in MESSAGES[kind].items()}
@@ -53,6 +71,7 @@ def parse_binary(data: memoryview, kind: str = "NetParameter") -> Message:
         tag, place = _varint(data, place)
         number, wire = tag >> 3, tag & 7
         content, place = _content(data, place, wire)
+        tally.add()
         name = names.get(number)
         if name is None:
             message.unknown.append(f"#{number}")
@@ -66,10 +85,11 @@ def parse_binary(data: memoryview, kind: str = "NetParameter") -> Message:
             _check_wire(wire, (_LENGTH, _WIRE[field.kind]), name)
             pieces.setdefault(name, []).append(_array(content, field.kind))
         elif field.many:
-            values = _values(content, wire, field, name)
+            values = _values(content, wire, field, name, tally)
             message.fields.setdefault(name, []).extend(values)
         else:
-            message.fields[name] = list(_values(content, wire, field, name))[-1]
+            (value,) = _values(content, wire, field, name, tally)
+            message.fields[name] = value
     for name, arrays in pieces.items():
         message.fields[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     return message
@@ -109,11 +129,17 @@ def _run(data: memoryview, start: int, end: int) -> tuple[NDArray[np.uint8], int
     """Gather the numbers of a field that is not packed: tag, number, tag, number."""
     stride = end - start
     size = stride - stride % 4  # the number alone, without its tag
-    tag = data[start : end - size]
+    tag = np.frombuffer(data[start : end - size], np.uint8)
     rest = np.frombuffer(data[start:], np.uint8)
     rows = rest[: len(rest) - len(rest) % stride].reshape(-1, stride)
-    is_same = (rows[:, : len(tag)] == np.frombuffer(tag, np.uint8)).all(axis=1)
-    n = len(rows) if is_same.all() else int(is_same.argmin())
+    n, ahead = 1, 64
+    # Further and further ahead: a look at all the rest for each run would take forever.
+    while n < len(rows):
+        is_same = (rows[n : n + ahead, : len(tag)] == tag).all(axis=1)
+        n += len(is_same) if is_same.all() else int(is_same.argmin())
+        if not is_same.all():
+            break
+        ahead *= 2
     return np.ascontiguousarray(rows[:n, len(tag) :]), start + n * stride
 
 
@@ -125,14 +151,16 @@ def _array(content: Any, kind: str) -> NDArray[Any]:
     return np.frombuffer(content, dtype)
 
 
-def _values(content: Any, wire: int, field: Field, name: str) -> Iterator[Any]:
+def _values(
+    content: Any, wire: int, field: Field, name: str, tally: Tally
+) -> Iterator[Any]:
     """Read the value of a field, or the values of a packed one."""
     if field.kind == "string":
         _check_wire(wire, (_LENGTH,), name)
         yield bytes(content).decode("utf-8", errors="replace")
     elif field.kind in MESSAGES:
         _check_wire(wire, (_LENGTH,), name)
-        yield parse_binary(content, field.kind)
+        yield _message(content, field.kind, tally)
     elif field.kind in _DTYPES:
         _check_wire(wire, (_WIRE[field.kind],), name)
         yield float(_array(content, field.kind)[0])
@@ -144,6 +172,7 @@ def _values(content: Any, wire: int, field: Field, name: str) -> Iterator[Any]:
         place = 0
         while place < len(content):
             value, place = _varint(content, place)
+            tally.add()
             yield _scalar(value, field.kind)
 
 
@@ -153,7 +182,8 @@ def _scalar(value: int, kind: str) -> Any:
     if kind in ENUMS:
         names = {number: name for name, number in ENUMS[kind].items()}
         return names.get(value, f"{kind} {value}")
-    return value - 2**64 if value >= 2**63 else value  # two's complement
+    signed = value - 2**64 if value >= 2**63 else value  # two's complement
+    return in_range(signed, kind)
 
 
 def _check_wire(found: int, expected: tuple[int, ...], name: str) -> None:

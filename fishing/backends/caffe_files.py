@@ -22,6 +22,9 @@ from fishing.errors import NetError
 
 Weights = dict[str, list[NDArray[np.float32]]]
 
+# No net comes near it; without its weights, that is.
+MAX_NET_BYTES = 2**24
+
 
 def read_net(prototxt: Path) -> Message:
     """Read a net in the text or the binary format, of V1 or of current layers.
@@ -42,7 +45,7 @@ def read_net(prototxt: Path) -> Message:
         If it is no net, or in the format of 2013.
     """
     try:
-        content = prototxt.read_bytes()
+        content = read_at_most(prototxt, MAX_NET_BYTES)
         is_binary = bool(content.translate(None, delete=bytes(range(9, 256))))
         message = (
             parse_binary(memoryview(content))
@@ -115,7 +118,8 @@ def fit_weights(
     Raises
     ------
     NetError
-        If a layer is missing, or has parameters of other shapes.
+        If a layer is missing, or has parameters of other shapes, or such that are not
+        finite: pooling and ReLU may hide what becomes of those.
     """
     for name, wanted in expected.items():
         shapes = [list(array.shape) for array in found.get(name, ())]
@@ -125,10 +129,24 @@ def fit_weights(
                 f"{[list(shape) for shape in wanted]} for layer '{name}', found "
                 f"{shapes or 'none'}"
             )
+        if not all(_is_finite(array) for array in found[name]):
+            raise NetError(
+                f"{caffemodel}: expected finite parameters for layer '{name}', found "
+                "NaN or infinity in them"
+            )
     return {
         name: [a.reshape(s) for a, s in zip(found[name], shapes, strict=True)]
         for name, shapes in expected.items()
     }
+
+
+def read_at_most(path: Path, n_bytes: int) -> bytes:
+    """Read a small file; a ValueError says that it is not small."""
+    with path.open("rb") as file:
+        content = file.read(n_bytes + 1)
+    if len(content) > n_bytes:
+        raise ValueError(f"more than {n_bytes} bytes")
+    return content
 
 
 def is_included(layer: Any, net: Any) -> bool:
@@ -186,7 +204,13 @@ def _array(blob: Message) -> NDArray[np.float32]:
     data = blob.data if len(blob.data) else blob.double_data
     if len(data) != math.prod(shape):
         raise ValueError(f"{len(data)} numbers for a parameter of shape {shape}")
-    return np.asarray(data, np.float32).reshape(shape)
+    with np.errstate(over="ignore"):  # becomes infinite, which `fit_weights` finds
+        return np.asarray(data, np.float32).reshape(shape)
+
+
+def _is_finite(array: NDArray[np.float32]) -> bool:
+    # Unlike isfinite, these need no second array.
+    return bool(np.isfinite(array.min(initial=0)) and np.isfinite(array.max(initial=0)))
 
 
 def _squeezed(shape: Sequence[int]) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
+from fishing.backends.caffe_files import MAX_NET_BYTES, is_included, read_at_most
 from fishing.backends.head import (
     ancestors,
     check_softmax,
@@ -24,6 +25,15 @@ from fishing.errors import BackendError, NetError
 
 # How many parameter blobs the other layers have that a head may hold.
 _N_PARAMS = {"BatchNorm": 3, "PReLU": 1}
+# Layers that read or write files of their own, or run code that a file names.
+_REACHES_OUT = {
+    "Data",
+    "HDF5Data",
+    "HDF5Output",
+    "ImageData",
+    "Python",
+    "WindowData",
+}
 
 
 class Tap(NamedTuple):
@@ -51,8 +61,9 @@ def read_deploy(prototxt: Path) -> Any:
     """
     deploy = caffe_pb2.NetParameter()
     try:
-        text_format.Parse(prototxt.read_text(encoding="utf-8"), deploy)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+        content = read_at_most(prototxt, MAX_NET_BYTES)
+        text_format.Parse(content.decode("utf-8"), deploy)
+    except (text_format.ParseError, ValueError, OSError, RecursionError) as error:
         raise NetError(f"{prototxt}: expected a deploy net, found {error}") from None
     if deploy.layers:
         raise NetError(
@@ -99,6 +110,7 @@ def gradient_net(
     """
     param = caffe_pb2.NetParameter()
     param.CopyFrom(deploy)
+    _keep(param, [layer for layer in param.layer if is_included(layer, param)])
     _input_layer(param, batch_size, input_size)
     separate_in_place(param.layer, blobs["x5"])
     check_softmax(param.layer, blobs)
@@ -113,6 +125,7 @@ def gradient_net(
     head.inner_products[0].param[-1].lr_mult = 1
     head.inner_products[0].propagate_down[:] = [False]
     _keep(param, ancestors(param.layer, [blobs["x8"]]))
+    _check_layers(param.layer)
     _add_loss(param, y8, temperature)
     taps = {
         "forward/pool5": Tap(blobs["x5"], "data"),
@@ -125,6 +138,24 @@ def gradient_net(
         "backward/fc8": Tap(y8, "diff"),
     }
     return GradientNet(param, param.layer[0].top[0], taps)
+
+
+def _check_layers(layers: Sequence[Any]) -> None:
+    """Refuse layers that Caffe would run, but not as a net of images and weights."""
+    seen: set[str] = set()
+    for layer in layers:
+        if layer.type in _REACHES_OUT:
+            raise NetError(
+                f"expected a net that needs nothing but images and weights, found "
+                f"'{layer.name}' ({layer.type}), which reaches for files of its own"
+            )
+        # Caffe gives the weights of a name to the first layer of that name alone.
+        if layer.name in seen:
+            raise NetError(
+                f"expected each layer to have a name of its own, found '{layer.name}' "
+                "once more"
+            )
+        seen.add(layer.name)
 
 
 def _input_layer(param: Any, batch_size: int, input_size: int) -> None:

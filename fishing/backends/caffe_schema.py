@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+#: What a file may hold at most, arrays apart: the largest nets need a tenth of it.
+MOST_VALUES = 2**19
+
 
 @dataclass(frozen=True)
 class Field:
@@ -20,8 +23,9 @@ class Field:
     number : int
         By which a binary file knows it.
     kind : str
-        ``int``, ``bool``, ``float``, ``double``, ``string``, the name of one of
-        `ENUMS` or of `MESSAGES`, or ``ignored`` for what no reader needs.
+        ``int`` (of 32 bits), ``long`` (of 64), ``bool``, ``float``, ``double``,
+        ``string``, the name of one of `ENUMS` or of `MESSAGES`, or ``ignored`` for what
+        no reader needs.
     default : object
         What an absent field is; not used for messages and repeated fields.
     many : bool
@@ -75,6 +79,27 @@ class Message:
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, Message):
                     yield from (f"{name}.{stranger}" for stranger in part.strangers())
+
+
+class Tally:
+    """Counts what is made of a file, so that a small one cannot fill the memory."""
+
+    def __init__(self) -> None:
+        self._n_values = 0
+
+    def add(self) -> None:
+        """Count one value; a ValueError says that it is one too many."""
+        self._n_values += 1
+        if self._n_values > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values that are no weights")
+
+
+def in_range(value: int, kind: str) -> int:
+    """Hold a number to the 64 bits of a ``long``, or the 32 of an ``int``."""
+    low, high = (-(2**63), 2**63) if kind == "long" else (-(2**31), 2**32)
+    if not low <= value < high:
+        raise ValueError(f"a number outside of {low} to {high - 1}")
+    return value
 
 
 def upgrade(net: Message) -> Message:
@@ -219,7 +244,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
             loss_param=42, blob_share_mode=1002,
         ),
     },
-    "BlobShape": {"dim": _many(1, "int")},
+    "BlobShape": {"dim": _many(1, "long")},
     "BlobProto": {
         "num": Field(1, "int", 0),
         "channels": Field(2, "int", 0),

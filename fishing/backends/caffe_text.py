@@ -10,13 +10,20 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from fishing.backends.caffe_schema import ENUMS, MESSAGES, Field, Message
+from fishing.backends.caffe_schema import (
+    ENUMS,
+    MESSAGES,
+    Field,
+    Message,
+    Tally,
+    in_range,
+)
 
 _TOKEN = re.compile(
     r"""
     (?P<space>\s+|\#[^\n]*)
     |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
-    |(?P<number>-?\s*(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fF]?)
+    |(?P<number>-?\s*(?:0[xX][0-9a-fA-F]+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?[fF]?)
        (?![\w.]))
     |(?P<word>-?[A-Za-z_]\w*)
     |(?P<mark>[][{}<>:,;])
@@ -69,6 +76,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._place = 0
+        self._tally = Tally()
         self._advance()
 
     def message(self, kind: str, end: str) -> Message:
@@ -76,6 +84,7 @@ class _Parser:
         message = Message(kind)
         while self._token != end:
             name = self._take("word", "the name of a field")
+            self._tally.add()
             field = MESSAGES[kind].get(name)
             if field is None:
                 message.unknown.append(name)
@@ -116,6 +125,7 @@ class _Parser:
             message.fields[name] = values[0]
 
     def _value(self, field: Field) -> Any:
+        self._tally.add()
         if field.kind in MESSAGES:
             return self.message(field.kind, self._open_bracket())
         if field.kind == "string":
@@ -128,7 +138,7 @@ class _Parser:
         read: Callable[[str], Any] = _SCALARS.get(field.kind, _number)
         try:
             number = read(self._token)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
             raise self._error(f"a value of type {field.kind}") from None
         self._advance()
         return number
@@ -213,7 +223,7 @@ class _Parser:
 
     def _error(self, wanted: str) -> ValueError:
         line = self._text.count("\n", 0, self._start) + 1
-        found = repr(self._token) if self._token else "the end of the text"
+        found = repr(self._token[:100]) if self._token else "the end of the text"
         return ValueError(f"line {line}: {found} in place of {wanted}")
 
 
@@ -245,5 +255,6 @@ def _number(token: str) -> float:
 
 _SCALARS: dict[str, Callable[[str], Any]] = {
     "bool": _BOOLS.__getitem__,
-    "int": _integer,
+    "int": lambda token: in_range(_integer(token), "int"),
+    "long": lambda token: in_range(_integer(token), "long"),
 }

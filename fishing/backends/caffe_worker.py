@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import signal
 import sys
 import tempfile
@@ -23,6 +24,9 @@ from numpy.typing import NDArray
 from fishing.backends.caffe_files import fit_weights, read_weights
 from fishing.backends.devices import CPU_BATCH, Gpu, find_gpu, fitting_batch
 from fishing.errors import BackendError, FishingError
+
+# Bytes that a new net may take beside its parameters.
+_ROOM = 2**28
 
 
 def main() -> None:
@@ -107,7 +111,13 @@ class CaffeNet:
         with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
             file.write(str(self._derived.param))
             file.flush()
-            self.net = caffe.Net(file.name, caffe.TEST)
+            if device == "cpu" and sys.platform == "linux":
+                # A net that was only made holds parameters and little else.
+                _limit_memory(_memory_used() + 2 * weights.stat().st_size + _ROOM)
+                self.net = caffe.Net(file.name, caffe.TEST)
+                _limit_memory(os.sysconf("SC_PHYS_PAGES") * resource.getpagesize())
+            else:
+                self.net = caffe.Net(file.name, caffe.TEST)
         # Caffe would leave a layer that the file has not as it was made, and abort at
         # parameters of another shape.
         shapes = {
@@ -141,6 +151,19 @@ class CaffeNet:
             .copy()
             for name, tap in self._derived.taps.items()
         }
+
+
+def _limit_memory(most: int) -> None:
+    """Let this process have so much memory at most; Caffe aborts beyond it."""
+    kind = resource.RLIMIT_DATA
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
+
+
+def _memory_used() -> int:
+    """Tell how much of the limited kind of memory this process has taken."""
+    pages = Path("/proc/self/statm").read_text().split()
+    return int(pages[5]) * resource.getpagesize()
 
 
 def set_device(caffe: Any, device: str, *, tf32: bool = False) -> Gpu | None:

@@ -173,4 +173,9 @@ class _Walk:
         place = [other is layer for other in self._below].index(True)
         self._below = self._below[:place]
         self.layers.append(layer)
+        if not layer.bottom:
+            raise NetError(
+                f"expected '{layer.name}' ({layer.type}) to stand above x5, found that "
+                "it has no bottom"
+            )
         return layer

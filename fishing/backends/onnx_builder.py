@@ -24,6 +24,9 @@ from fishing.errors import NetError
 # The lowest with all operators in use as they are meant: Softmax along one axis.
 _OPSET, _IR_VERSION = 13, 7
 
+#: Values of one image that a blob may have, or of a constant: 256 MiB.
+MOST_VALUES = 2**26
+
 
 class Value(NamedTuple):
     """A tensor of the graph.
@@ -122,7 +125,13 @@ class Builder:
             Of the output, without the batch axis.
         **attributes
             Of the operator.
+
+        Raises
+        ------
+        NetError
+            If the output would have more than `MOST_VALUES`.
         """
+        check_size(name, shape)
         output = Value(self._unique(name), tuple(shape))
         names = [i.name if isinstance(i, Value) else i for i in inputs]
         self._nodes.append(
@@ -217,6 +226,21 @@ def refusal(layer: Message, expected: str, found: str) -> NetError:
         f"layer '{layer.name}' ({layer.type}): expected {expected}, found {found}; "
         "--backend caffe runs what Caffe knows"
     )
+
+
+def check_size(name: str, shape: Sequence[int]) -> None:
+    """Refuse a blob that would fill the memory, before it does.
+
+    Raises
+    ------
+    NetError
+        If it has more than `MOST_VALUES` an image.
+    """
+    if math.prod(shape) > MOST_VALUES:
+        raise NetError(
+            f"expected blobs of at most {MOST_VALUES} values an image, found '{name}' "
+            f"of shape {list(shape)}"
+        )
 
 
 def canonical_axis(layer: Message, axis: int, x: Value) -> int:

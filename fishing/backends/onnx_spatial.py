@@ -12,7 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from fishing.backends.caffe_schema import Message
-from fishing.backends.onnx_builder import Builder, Value, canonical_axis, refusal
+from fishing.backends.onnx_builder import (
+    Builder,
+    Value,
+    canonical_axis,
+    check_size,
+    refusal,
+)
 
 
 def convolution(build: Builder, layer: Message, x: Value) -> Value:
@@ -132,6 +138,7 @@ def _lrn_by_convolution(build: Builder, layer: Message, x: Value) -> Value:
     AlexNet's time. Its convolutions are fast, and b^(3/4) is sqrt(b) sqrt(sqrt(b)).
     """
     p, name, channels = layer.lrn_param, layer.name, x.shape[0]
+    check_size(f"{name}/band", [channels, channels])
     place = np.arange(channels)
     is_near = abs(place[:, None] - place) <= p.local_size // 2
     band = (is_near * (p.alpha / p.local_size))[:, :, None, None]
@@ -158,6 +165,7 @@ def _average(
 ) -> Value:
     """Take means as Caffe does: over windows clipped at the end of the padding."""
     size, shape = list(x.shape[1:]), [x.shape[0], *out]
+    check_size(name, shape)
     behind = _pad_behind(size, kernel, stride, pad, out)
     lengths = []  # of the windows along each side, once clipped
     for n, k, s, before, length in zip(size, kernel, stride, pad, out, strict=True):

@@ -1,0 +1,152 @@
+"""Whether a features file can be what it says: checks on reading, each a ValueError.
+
+A file may come from anywhere. What is checked here is that all of it lies in the file
+itself, takes no more memory than the file has bytes, and has the types and names that
+docs/format.md tells of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fishing.dataset import MAX_CLASSES, check_class_names, is_split_name
+
+MAX_OBJECTS = 10_000
+MAX_ROWS = 2**24
+MAX_WIDTH = 2**20
+_MAX_CHUNK = 2**22  # values
+_MAX_ATTRIBUTE = 2**20  # bytes
+_FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, LZF
+_KINDS = {"f2", "f4", "i1", "i8"}
+# The output of an inner product, and what the layers above make of it value by value.
+_SAME_WIDTH = (
+    ("forward/fc6", "backward/fc6"),
+    ("forward/fc7", "backward/fc7"),
+    ("forward/fc8", "backward/fc8"),
+    ("forward/fc8", "forward/prob"),
+)
+
+
+def check_structure(file: h5py.File) -> None:
+    """Hold all that is in a file to be plain datasets that lie in it."""
+    size = file.id.get_filesize()
+    for item in _walk(file):
+        for name in item.attrs:
+            _check_attribute(item, name)
+        if isinstance(item, h5py.Dataset):
+            _check_dataset(item, size)
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Hold the attributes of a file to be texts, numbers and one mapping."""
+    for key, value in settings.items():
+        if key == "preprocess" or isinstance(value, dict):
+            fits = isinstance(value, dict)
+        elif isinstance(value, str):
+            fits = value.isprintable()
+        else:
+            fits = isinstance(value, (bool, int, float)) and math.isfinite(value)
+        if not fits or not key.isprintable():
+            raise ValueError(f"a {key!a} of {str(value)[:100]!a}")
+
+
+def check_names(names: Any) -> list[str]:
+    """Hold the names of splits to be such, each there once."""
+    if not (
+        isinstance(names, list)
+        and all(isinstance(name, str) and is_split_name(name) for name in names)
+        and len(set(names)) == len(names)
+    ):
+        raise ValueError(f"{str(names)[:100]!a} for the names of splits")
+    return names
+
+
+def check_split(name: str, split: Any) -> None:
+    """Hold what a `fishing.store.Split` says in words and numbers to be possible."""
+    ids = (*split.image_id, *split.failed_id)
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"an id that occurs twice in {name}")
+    for text in (*ids, split.devkit, split.list_sha256):
+        if not text.isprintable():
+            raise ValueError(f"{text[:100]!a} in {name}")
+    check_class_names(split.classes, name)
+    for labels in (split.labels, split.failed_labels):
+        if labels is not None and not (
+            labels.dtype == np.int8 and np.isin(labels, (-1, 0, 1)).all()
+        ):
+            raise ValueError(f"labels other than -1, 0 and 1 in {name}")
+    for one, other in _SAME_WIDTH:
+        widths = split.blobs[one].shape[1], split.blobs[other].shape[1]
+        if widths[0] != widths[1]:
+            raise ValueError(f"{one} and {other} of {widths} values in {name}")
+
+
+def _walk(file: h5py.File) -> Iterator[Any]:
+    """Go through groups and datasets, but not where a link leads elsewhere."""
+    waiting, seen = [file], set()
+    while waiting:
+        item = waiting.pop()
+        place = h5py.h5o.get_info(item.id).addr
+        if place in seen:
+            raise ValueError(f"one thing under two names, the second {item.name!a}")
+        seen.add(place)
+        yield item
+        if not isinstance(item, h5py.Group):
+            continue
+        if len(seen) + len(waiting) + len(item.id) > MAX_OBJECTS:
+            raise ValueError(f"more than {MAX_OBJECTS} groups and datasets")
+        for name in list(item.id):
+            if item.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+                raise ValueError(f"a link to elsewhere, {item.name}: {name!a}")
+            waiting.append(item[name])
+
+
+def _check_attribute(item: Any, name: str) -> None:
+    """Hold an attribute to be a number or a text, or a list of such."""
+    found = h5py.h5a.open(item.id, name.encode())
+    dtype, shape = found.dtype, found.shape
+    is_plain = dtype.kind in "iufS" or h5py.check_string_dtype(dtype) is not None
+    fits = shape == () or (shape and len(shape) == 1 and shape[0] <= MAX_CLASSES)
+    if not is_plain or not fits or found.get_storage_size() > _MAX_ATTRIBUTE:
+        raise ValueError(f"an attribute {name!a} of type {dtype} and shape {shape}")
+
+
+def _check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
+    """Hold a dataset to be all there, and of a type and a size that can be."""
+    name, shape, dtype = dataset.name, dataset.shape, dataset.dtype
+    text = h5py.check_string_dtype(dtype)
+    if dtype.str[1:] not in _KINDS and (text is None or text.length is None):
+        raise ValueError(f"values of type {dtype} in {name}")
+    if not shape or len(shape) > 2 or shape[0] > MAX_ROWS:
+        raise ValueError(f"a shape of {shape} in {name}")
+    if not 1 <= math.prod(shape[1:]) <= MAX_WIDTH:
+        raise ValueError(f"a shape of {shape} in {name}")
+    plist = dataset.id.get_create_plist()
+    layout, n_bytes = plist.get_layout(), math.prod(shape) * dtype.itemsize
+    if layout == h5py.h5d.CONTIGUOUS:
+        offset = dataset.id.get_offset()
+        is_there = plist.get_external_count() == 0 and (
+            n_bytes == 0 or (offset is not None and offset + n_bytes <= file_size)
+        )
+    elif layout == h5py.h5d.CHUNKED:
+        is_there = _has_all_chunks(dataset)
+    else:
+        is_there = layout == h5py.h5d.COMPACT
+    if not is_there:
+        raise ValueError(f"no values, or such that lie elsewhere, in {name}")
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    if not filters <= _FILTERS:
+        raise ValueError(f"values behind filters {sorted(filters)} in {name}")
+
+
+def _has_all_chunks(dataset: h5py.Dataset) -> bool:
+    """Tell whether no chunk is missing: such a one reads as zeros, at no cost."""
+    sides = zip(dataset.shape, dataset.chunks, strict=True)
+    expected = math.prod(-(-length // chunk) for length, chunk in sides)
+    is_small = math.prod(dataset.chunks) <= _MAX_CHUNK
+    return is_small and bool(dataset.id.get_num_chunks() == expected)

@@ -1,0 +1,407 @@
+"""The readers that a campaign feeds, each with valid files to start from."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from fishing import survey
+from fishing.backends import BLOBS
+from fishing.backends.caffe_files import read_net, read_weights
+from fishing.backends.onnx import OnnxBackend
+from fishing.dataset import read_splits
+from fishing.kernel import Kernels
+from fishing.nets import load_net
+from fishing.preprocess import Preprocess
+from fishing.rows import storage_settings
+from fishing.store import FeaturesFile, Split, write_features
+
+MEMORY_DISK = Path("/dev/shm")
+
+
+class Reader:
+    """Something that reads files.
+
+    Attributes
+    ----------
+    name : str
+    seeds : list of bytes
+        Valid inputs.
+    tokens : list of bytes
+        What to sprinkle over them.
+    is_text : bool
+    """
+
+    name = ""
+    is_text = False
+    tokens: tuple[bytes, ...] = ()
+
+    def __init__(self) -> None:
+        self.seeds = self.make_seeds()
+
+    def make_seeds(self) -> list[bytes]:
+        """Make valid inputs."""
+        raise NotImplementedError
+
+    def run(self, folder: Path, data: bytes) -> None:
+        """Read one input; `folder` is for files."""
+        raise NotImplementedError
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[bytes], None]]:
+        """Give what reads one input after another."""
+        parent = MEMORY_DISK if MEMORY_DISK.is_dir() else None
+        with tempfile.TemporaryDirectory(dir=parent) as folder:
+            self.prepare(Path(folder))
+            yield lambda data: self.run(Path(folder), data)
+
+    def prepare(self, folder: Path) -> None:
+        """Write what stays the same for all inputs."""
+
+
+_NET = """name: "n"
+input: "data" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8
+layer { name: "c" type: "Convolution" bottom: "data" top: "c"
+  convolution_param { num_output: 2 kernel_size: 3 pad: 1 stride: 2 group: 1 } }
+layer { name: "r" type: "ReLU" bottom: "c" top: "c" relu_param { negative_slope: 0.1 } }
+layer { name: "n" type: "LRN" bottom: "c" top: "n" lrn_param { local_size: 3 } }
+layer { name: "p" type: "Pooling" bottom: "n" top: "p"
+  pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 } }
+"""
+_HEAD = """
+layer { name: "fc6" type: "InnerProduct" bottom: "p" top: "fc6"
+  inner_product_param { num_output: 4 } }
+layer { name: "r6" type: "ReLU" bottom: "fc6" top: "fc6" }
+layer { name: "fc7" type: "InnerProduct" bottom: "fc6" top: "fc7"
+  inner_product_param { num_output: 3 } }
+layer { name: "r7" type: "ReLU" bottom: "fc7" top: "fc7" include { phase: TEST } }
+layer { name: "fc8" type: "InnerProduct" bottom: "fc7" top: "fc8"
+  inner_product_param { num_output: 2 } }
+layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }
+"""
+_OLD_NET = """layers { name: "c" type: CONVOLUTION bottom: "data" top: 'c' # old
+  blobs_lr: 1 param: "w" convolution_param < num_output: 2, kernel_size: [3] > }
+input: "data" input_shape { dim: [1, 3, 8, 8] } state { phase: TEST stage: "a" }
+unknown { a: [1, 2]; b { c: "\\x41\\101\\n" 'joined' } } layers { type: 18 top: "r" }
+"""
+_SHAPES = {
+    "c": [(2, 3, 3, 3), (2,)],
+    "fc6": [(4, 18), (4,)],
+    "fc7": [(3, 4), (3,)],
+    "fc8": [(2, 3), (2,)],
+}
+
+
+def small_model(*, v1: bool = False, packed: bool = True) -> bytes:
+    """Write a caffemodel for `_NET` and `_HEAD`, with protobuf's bytes by hand."""
+    rng = np.random.default_rng(3)
+
+    def varint(n: int) -> bytes:
+        out = b""
+        while n > 127:
+            out, n = out + bytes([n & 127 | 128]), n >> 7
+        return out + bytes([n])
+
+    def field(number: int, content: bytes) -> bytes:
+        return varint(number << 3 | 2) + varint(len(content)) + content
+
+    def blob(shape: tuple[int, ...]) -> bytes:
+        values = rng.normal(0, 0.3, shape).astype("<f4")
+        data = (
+            field(5, values.tobytes())
+            if packed
+            else b"".join(b"\x2d" + v.tobytes() for v in values.ravel())
+        )
+        if not v1:
+            return field(7, field(1, b"".join(map(varint, shape)))) + data
+        sides = (1,) * (4 - len(shape)) + shape
+        return b"".join(bytes([i << 3, n]) for i, n in enumerate(sides, 1)) + data
+
+    net = field(1, b"n")
+    for name, shapes in _SHAPES.items():
+        blobs = [blob(shape) for shape in shapes]
+        if v1:
+            parts = [field(4, name.encode()), bytes([5 << 3, 14])]
+            net += field(2, b"".join([*parts, *(field(6, b) for b in blobs)]))
+        else:
+            parts = [field(1, name.encode()), field(2, b"InnerProduct")]
+            net += field(100, b"".join([*parts, *(field(7, b) for b in blobs)]))
+    return net
+
+
+class Prototxt(Reader):
+    """deploy.prototxt, as the ONNX backend and `fishing temper` read it."""
+
+    name = "prototxt"
+    is_text = True
+    tokens = (
+        b"{", b"}", b"<", b">", b"[", b"]", b":", b",", b'"', b"'", b"\\", b"#", b"\n",
+        b"layer {", b"layers {", b"input_dim: ", b"input_param { shape { dim: ",
+        b"include { phase: TRAIN stage: ", b"blobs { shape { dim: 4 } data: [",
+        b"state { level: ", b"exclude {", b"true", b"type: ", b"0x", b"-", b"\\x",
+        b"\x08", b"\x00", b"convolution_param {", b"param { name: ", b"blobs {",
+    )  # fmt: skip
+
+    def make_seeds(self) -> list[bytes]:
+        return [t.encode() for t in (_NET, _HEAD, _OLD_NET)] + [small_model()[:150]]
+
+    def run(self, folder: Path, data: bytes) -> None:
+        (folder / "n.prototxt").write_bytes(data)
+        net = read_net(folder / "n.prototxt")
+        for layer in net.layer:
+            list(layer.strangers())
+
+
+class Caffemodel(Reader):
+    """A caffemodel, as all of the project reads it."""
+
+    name = "caffemodel"
+
+    def make_seeds(self) -> list[bytes]:
+        return [
+            small_model(),
+            small_model(v1=True),
+            small_model(packed=False),
+            small_model(v1=True, packed=False),
+        ]
+
+    def run(self, folder: Path, data: bytes) -> None:
+        (folder / "n.caffemodel").write_bytes(data)
+        weights = read_weights(folder / "n.caffemodel")
+        assert all(a.dtype == np.float32 for blobs in weights.values() for a in blobs)
+
+
+class Graph(Reader):
+    """deploy.prototxt as a graph, and ONNX Runtime, where a graph comes out."""
+
+    name = "graph"
+    is_text = True
+    tokens = Prototxt.tokens
+
+    def make_seeds(self) -> list[bytes]:
+        return [(_NET + _HEAD).encode()]
+
+    def prepare(self, folder: Path) -> None:
+        (folder / "mine.caffemodel").write_bytes(small_model())
+        text = Toml.TEXT.replace("size = 32", "size = 8").replace("pool5", "p")
+        (folder / "net.toml").write_text(text)
+
+    def run(self, folder: Path, data: bytes) -> None:
+        (folder / "deploy.prototxt").write_bytes(data)
+        net = OnnxBackend(
+            load_net(str(folder)), temperature=2.0, batch_size=1, device="cpu"
+        )
+        pixels = np.ones((1, 3, 8, 8), np.float32)
+        for name, values in net.run(pixels).items():
+            assert values.shape == (1, net.widths[name])
+
+
+class Toml(Reader):
+    """net.toml, with the folder that it describes."""
+
+    name = "toml"
+    is_text = True
+    tokens = (
+        b"[", b"]", b"[[", b"]]", b"=", b"'''", b'"""', b"\\u0000", b".",
+        b"../", b"/etc/passwd", b"{", b"}", b"a.b.c = 1\n", b"inf", b"nan", b"true",
+        b"1979-05-27T07:32:00Z", b"0xff", b"1_000", b"\\n", b"#", b"\n", b"[weights]\n",
+        b"x = [[[[[[[[", b"sources = ['file:///etc/passwd']\n", b"sha256 = ",
+    )  # fmt: skip
+    TEXT = """name = "mine"
+title = "A net of mine"
+[input]
+size = 32
+mean = [1, 2.5, 3]
+[blobs]
+x5 = "pool5"
+x6 = "fc6"
+x7 = "fc7"
+y8 = "fc8"
+x8 = "prob"
+[weights]
+file = "mine.caffemodel"
+"""
+    _MORE = f"""size = 12
+sha256 = "{"0" * 64}"
+sources = ["https://example.org/mine.caffemodel"]
+licence = "none"
+"""
+
+    def make_seeds(self) -> list[bytes]:
+        return [self.TEXT.encode(), (self.TEXT + self._MORE).encode()]
+
+    def prepare(self, folder: Path) -> None:
+        (folder / "deploy.prototxt").write_text("")
+
+    def run(self, folder: Path, data: bytes) -> None:
+        (folder / "net.toml").write_bytes(data)
+        spec = load_net(str(folder))
+        assert (folder / spec.weights.file).parent == folder
+        assert len(f"{spec.name}\0".encode()) < 1000
+        assert np.isfinite(np.array(spec.mean, np.float32)).all()
+
+
+class Lists(Reader):
+    """The list of a split and a label file of a devkit, and a list of a folder."""
+
+    name = "lists"
+    tokens = (
+        b"../", b"/etc/passwd", b" 1", b" -1", b" 0", b"\n", b"\r\n", b"\r", b"\x1b",
+        b"\xef\xbb\xbf", b"\xff", b"\xe2\x80\xa8", b" ", b"\t", b"%%", b"a/../b", b".",
+        b"\xc2\x85", b"\xed\xa0\x80", b"000001 1\n", b" cat dog", b"x" * 300,
+    )  # fmt: skip
+
+    def make_seeds(self) -> list[bytes]:
+        return [
+            b"a\nb\nc\n%%a 1\nb -1\nc 0\n%%a cat\nb.jpg dog cat\nsub/c\n",
+            b"000001\r\n000002\r\n%%000001 -1\r\n000002  1\r\n%%x\ny\nz\n",
+        ]
+
+    def prepare(self, folder: Path) -> None:
+        (folder / "voc" / "ImageSets" / "Main").mkdir(parents=True)
+        (folder / "list").mkdir()
+
+    def run(self, folder: Path, data: bytes) -> None:
+        split, labels, names, *_ = (*data.split(b"%%"), b"", b"")
+        main = folder / "voc" / "ImageSets" / "Main"
+        (main / "t.txt").write_bytes(split)
+        (main / "cat_t.txt").write_bytes(labels)
+        (folder / "list" / "t.txt").write_bytes(names)
+        refused = None
+        for data_folder in ("voc", "list"):
+            try:
+                (images,) = read_splits(folder / data_folder, ["t"])
+            except Exception as error:
+                refused = error
+                continue
+            inside = (folder / data_folder).resolve()
+            for path in images.path:
+                assert path.is_absolute()
+                assert ".." not in path.parts
+                assert inside in path.parents
+            if images.labels is not None:
+                assert images.labels.shape == (len(images), len(images.classes))
+                assert set(np.unique(images.labels)) <= {-1, 0, 1}
+            for text in (*images.image_id, *images.classes):
+                assert text.isprintable()
+        if refused:
+            raise refused
+
+
+class Features(Reader):
+    """features.h5, all of it, up to a kernel."""
+
+    name = "features"
+
+    def prepare(self, folder: Path) -> None:
+        survey.CPU_SECONDS = 1
+
+    def make_seeds(self) -> list[bytes]:
+        rng = np.random.default_rng(1)
+        seeds = []
+        for dtype, compression in (("float32", "none"), ("float16", "gzip")):
+            splits = {name: _split(rng, n) for name, n in (("train", 5), ("test", 3))}
+            settings = {
+                "net": "n",
+                "temperature": 2.0,
+                "preprocess": {"size": 8},
+                **storage_settings(dtype, compression),
+            }
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "f.h5"
+                write_features(path, settings, splits)
+                seeds.append(path.read_bytes())
+        return seeds
+
+    def run(self, folder: Path, data: bytes) -> None:
+        # HDF5 knows a file by its inode: a file that it could not close must not come
+        # back under the next one's content.
+        (folder / "f.h5").unlink(missing_ok=True)
+        (folder / "f.h5").write_bytes(data)
+        with FeaturesFile(folder / "f.h5") as file:
+            for split in file.splits.values():
+                assert len(set(split.classes)) == len(split.classes)
+            train, *_, test = file.splits.values()
+            for feature in ("x5", "dW7", "x7+y8", "dW8", "x8", "dW6"):
+                K, _ = Kernels(train, test)(feature)
+                assert np.isfinite(K).all()
+
+
+def _split(rng: np.random.Generator, n: int) -> Split:
+    labels = rng.choice(np.array([-1, 0, 1], np.int8), (n + 1, 2))
+    return Split(
+        image_id=tuple(f"im{i}" for i in range(n)),
+        labels=labels[:-1],
+        classes=("cat", "dog"),
+        blobs={b: rng.normal(size=(n, 2)).astype(np.float32) for b in BLOBS},
+        failed_id=("bad",),
+        failed_reason=("empty file",),
+        failed_index=np.array([1], np.int64),
+        failed_labels=labels[-1:],
+        devkit="VOC2007",
+        list_sha256="0" * 64,
+    )
+
+
+class Images(Reader):
+    """Image files of every format that may be met."""
+
+    name = "images"
+
+    def make_seeds(self) -> list[bytes]:
+        rng = np.random.default_rng(2)
+        picture = rng.integers(0, 256, (12, 10, 3), np.uint8)
+        seeds = []
+        for suffix in ("jpg", "png", "bmp", "tiff", "webp", "ppm", "jp2", "gif", "hdr"):
+            pixels = np.float32(picture) if suffix == "hdr" else picture
+            try:
+                done, encoded = cv2.imencode(f".{suffix}", pixels)
+            except cv2.error:
+                continue
+            if done:
+                seeds.append(encoded.tobytes())
+        image = Image.fromarray(picture)
+        for form, options in (
+            ("JPEG", {"progressive": True, "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0"}),
+            ("GIF", {"save_all": True, "append_images": [image]}),
+            ("PNG", {"save_all": True, "append_images": [image]}),
+            ("WEBP", {"save_all": True, "append_images": [image]}),
+            ("TIFF", {"compression": "tiff_lzw"}),
+            ("TIFF", {"compression": "jpeg"}),
+            ("TIFF", {"compression": "packbits"}),
+            ("ICO", {}),
+            ("TGA", {}),
+            ("PCX", {}),
+            ("SGI", {}),
+            ("IM", {}),
+            ("DDS", {}),
+            ("AVIF", {}),
+        ):
+            buffer = io.BytesIO()
+            try:
+                image.save(buffer, form, **options)
+            except (KeyError, OSError):  # not every Pillow writes every format
+                continue
+            seeds.append(buffer.getvalue())
+        cmyk = io.BytesIO()
+        image.convert("CMYK").save(cmyk, "JPEG")
+        return [*seeds, cmyk.getvalue()]
+
+    def run(self, folder: Path, data: bytes) -> None:
+        (folder / "image").write_bytes(data)
+        pixels = Preprocess(8, (1.0, 2.0, 3.0))(folder / "image")
+        assert pixels.shape == (3, 8, 8)
+        assert np.isfinite(pixels).all()
+
+
+READERS: dict[str, type[Reader]] = {
+    kind.name: kind
+    for kind in (Prototxt, Caffemodel, Graph, Toml, Lists, Features, Images)
+}
