@@ -13,6 +13,7 @@ lies in tests/corpus/ and is run by tests/test_fuzz.py.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import mmap
 import os
 import random
@@ -189,6 +190,7 @@ def limit_memory() -> None:
 
 def quiet() -> None:
     """Keep the complaints of decoders off the terminal."""
+    faulthandler.disable()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
 
