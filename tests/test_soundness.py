@@ -169,7 +169,10 @@ CASES: dict[str, tuple[Damage, str]] = {
     "preprocess a list": (_attribute("/", "preprocess", "[1]"), "'preprocess' of"),
     "preprocess too deep": (_attribute("/", "preprocess", "[" * 60_000), "recursion"),
     "preprocess no text": (_attribute("/", "preprocess", 3), "JSON"),
-    "versions": (_attribute("/", "format_version", [1, 1]), "truth value"),
+    "versions": (
+        _attribute("/", "format_version", [1, 1]),
+        "truth value|format version",
+    ),
     "splits a text": (_attribute("/", "splits", '"test"'), "names of splits"),
     "splits twice": (_attribute("/", "splits", '["test", "test"]'), "names of splits"),
     "splits elsewhere": (_attribute("/", "splits", '["/"]'), "names of splits"),
