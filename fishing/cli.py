@@ -230,7 +230,9 @@ def export(net: str, output: Path) -> None:
 
 
 @main.command()
-@click.argument("features_file", type=click.Path(path_type=Path))
+@click.argument(
+    "features_files", type=click.Path(path_type=Path), nargs=-1, required=True
+)
 @click.option("--train", default="trainval", show_default=True, help="Split to learn.")
 @click.option("--test", default="test", show_default=True, help="Split to rank.")
 @click.option(
@@ -258,7 +260,7 @@ def export(net: str, output: Path) -> None:
 )
 @_json
 def evaluate(
-    features_file: Path,
+    features_files: tuple[Path, ...],
     features: tuple[str, ...],
     output: Path,
     as_json: bool,
@@ -266,19 +268,25 @@ def evaluate(
 ) -> None:
     """Train SVMs on features and measure them.
 
-    Prints average precisions, and writes them with all decision values.
+    Prints average precisions, and writes them with all decision values. Further files,
+    as `fishing temper` makes them, give further rows of the table; their results go
+    into folders of their names below that of the first.
     """
     from fishing.evaluate import evaluate
     from fishing.kernel import FEATURES
-    from fishing.report import format_table, write_results
+    from fishing.report import by_temperature, format_table, write_results
 
     with _Progress(unit="features") as progress:
-        evaluation = evaluate(
-            features_file, features=features or FEATURES, progress=progress, **options
-        )
-    record = evaluation.record
+        evaluations = [
+            evaluate(path, features=features or FEATURES, progress=progress, **options)
+            for path in features_files
+        ]
+    records = [evaluation.record for evaluation in evaluations]
+    record = by_temperature(records) if len(records) > 1 else records[0]
+    folders = [output, *(output / path.stem for path in features_files[1:])]
+    for evaluation, folder in zip(evaluations, folders, strict=True):
+        write_results(evaluation, folder)
     if as_json:
-        write_results(evaluation, output)
         click.echo(json.dumps(record))
         return
     click.echo(
@@ -286,7 +294,7 @@ def evaluate(
         f"protocol {record['protocol']}, C = {record['C']:g}"
     )
     click.echo(format_table(record, _width()))
-    click.echo(f"written to {write_results(evaluation, output).parent}")
+    click.echo(f"written to {output}")
 
 
 @main.command()

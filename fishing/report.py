@@ -74,6 +74,48 @@ def format_table(record: dict[str, Any], width: int | None = None) -> str:
     return "\n\n".join(blocks)
 
 
+def by_temperature(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join the records of one data set at several temperatures into one.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        As in `Evaluation.record`.
+
+    Returns
+    -------
+    dict
+        The first record, with a row for each gradient feature and temperature;
+        activations, which do not depend on it, stand there once.
+
+    Raises
+    ------
+    EvaluationError
+        If they differ in more than the temperature, or not in that.
+    """
+    first = records[0]
+    features: dict[str, Any] = {}
+    taus = [record["source"]["temperature"] for record in records]
+    for record, tau in zip(records, taus, strict=True):
+        source = {**record["source"], "temperature": taus[0]}
+        differing = [key for key in source if source[key] != first["source"].get(key)]
+        differing += [key for key in ("classes", "lists") if record[key] != first[key]]
+        if differing or taus.count(tau) > 1:
+            raise EvaluationError(
+                "expected features files that differ in their temperature alone, found "
+                f"temperatures of {' '.join(f'{t:g}' for t in taus)}"
+                + (f" and another {differing[0]}" if differing else "")
+                + "; evaluate them one by one"
+            )
+    for name in first["features"]:
+        if "dW" not in name:
+            features[name] = first["features"][name]
+            continue
+        for record, tau in sorted(zip(records, taus, strict=True), key=lambda r: r[1]):
+            features[f"{name} tau={tau:g}"] = record["features"][name]
+    return {**first, "features": features}
+
+
 def format_neighbours(found: Mapping[str, Sequence[Neighbour]]) -> str:
     """Lay out what a search found, a table for each feature.
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fishing.errors import EvaluationError
 from fishing.evaluate import Evaluation
-from fishing.report import format_table, read_results, write_results
+from fishing.report import by_temperature, format_table, read_results, write_results
 
 RECORD = {
     **{"protocol": "voc2007", "train": "trainval", "test": "test", "C": 1.0},
@@ -68,6 +69,30 @@ def test_results(tmp_path: Path) -> None:
     assert (submission / files[0]).read_text() == "a/1 0.25\n"
     assert (submission / files[1]).read_text() == ""
     assert (submission / files[2]).read_text() == "a/1 -1.5\nb 1e-07\n"
+
+
+def test_rows_of_several_temperatures() -> None:
+    def record(tau: float, **changes: Any) -> dict[str, Any]:
+        rows = {"x7": 0.5, "dW7": tau / 10, "dW6+dW7": tau / 20}
+        features = {k: {"mAP": v, "AP": {"car": v}} for k, v in rows.items()}
+        source = {"net": "tiny", "temperature": tau, **changes}
+        shared = {"classes": ["car"], "lists": {}}
+        return {**shared, "source": source, "features": features}
+
+    found = by_temperature([record(2.0), record(8.0), record(0.5)])["features"]
+    assert {name: row["mAP"] for name, row in found.items()} == {
+        "x7": 0.5,
+        "dW7 tau=0.5": 0.05,
+        "dW7 tau=2": 0.2,
+        "dW7 tau=8": 0.8,
+        "dW6+dW7 tau=0.5": 0.025,
+        "dW6+dW7 tau=2": 0.1,
+        "dW6+dW7 tau=8": 0.4,
+    }
+    with pytest.raises(EvaluationError, match="temperatures of 2 2; evaluate"):
+        by_temperature([record(2.0), record(2.0)])
+    with pytest.raises(EvaluationError, match="2 4 and another net; evaluate"):
+        by_temperature([record(2.0), record(4.0, net="other")])
 
 
 def test_results_that_cannot_be_written(tmp_path: Path) -> None:
