@@ -118,7 +118,7 @@ def test_values_that_are_tempered(tmp_path: Path, rng, blob: str, monkeypatch) -
     path = _file(
         tmp_path / "f.h5", rng, "test", blob, lambda rows: rows.__setitem__(0, np.nan)
     )
-    monkeypatch.setattr("fishing.temper._check_net", lambda *_: None)
+    monkeypatch.setattr("fishing.temper.net_of", lambda *_: None)
     monkeypatch.setattr("fishing.temper.read_steps", lambda *_: [])
     with pytest.raises(StoreError, match="expected finite"):
         temper(path, tmp_path / "t.h5", [4.0])

@@ -177,11 +177,12 @@ def _run(page: Path, package: Path, data: Path, folder: Path) -> None:
     """Run the blocks of a page, and compare what they print."""
     sandbox = folder / "sandbox"
     shutil.copytree(data, sandbox, symlinks=True)
-    home = folder / "home" / "weights"
+    sha256 = load_net("tinyalexnet").weights.sha256
+    home = folder / "home" / "weights" / str(sha256)[:16]
     home.mkdir(parents=True)
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("FISHING_")},
-        "FISHING_HOME": str(home.parent),
+        "FISHING_HOME": str(folder / "home"),
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": str(package),
         "OPENBLAS_NUM_THREADS": "1",  # pages run side by side

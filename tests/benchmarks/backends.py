@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -83,7 +84,7 @@ def main() -> None:
                 rows += files(spec, Path(folder), options.images, times)
             else:
                 rows += batches(spec, 8, max(3, options.turns // 2), times)
-    libraries = ["numpy", "onnxruntime", "opencv-python-headless"]
+    libraries = ["numpy", "onnxruntime", "openvino", "opencv-python-headless"]
     libraries += ["torch"] if has_torch() else []
     record = {
         "machine": f"{platform.machine()}, {N_CORES} cores, {processor()}",
@@ -112,8 +113,11 @@ def batches(
         "ORT MatMul": (onnx_product,),
         "onnx": (onnx_net, folder, batch),
         "forward": (onnx_net, folder, batch, True),
+        "openvino": (openvino_net, folder, batch),
         "caffe": (caffe_net, folder, batch),
     }
+    if has_bfloat16():
+        makers["bfloat16"] = (openvino_net, folder, batch, "bfloat16")
     if has_torch():
         makers["torch"] = (torch_net, folder, batch)
     found = in_turns(makers, turns)
@@ -124,7 +128,9 @@ def batches(
     rate = min(("numpy", "ORT MatMul"), key=least.__getitem__)
     flops = batch * multiply_adds(spec) / SIDE**3
     what = f"{spec.name}, forward+backward, batch {batch}, ONNX"
-    bound = 100 * flops * least[rate] / least["onnx"]
+    bound, openvino_bound = (
+        100 * flops * least[rate] / least[name] for name in ("onnx", "openvino")
+    )
     extra = 100 * (ratio(found, "onnx", "forward") - 1)
     rows = [
         Row(what, f"the bound ({rate})", bound, "%", "85 %"),
@@ -135,6 +141,14 @@ def batches(
     if has_torch():
         against = ratio(found, "torch", "onnx")
         rows.append(Row(what, "PyTorch autograd", against, "x", "> 1 x"))
+    other = "the same, OpenVINO"
+    rows += [
+        Row(other, f"the bound ({rate})", openvino_bound, "%", "85 %"),
+        Row(other, "ONNX Runtime", ratio(found, "onnx", "openvino"), "x", ""),
+    ]
+    if has_bfloat16():
+        against = ratio(found, "onnx", "bfloat16")
+        rows.append(Row(f"{other}, bfloat16", "ONNX Runtime", against, "x", ""))
     return rows
 
 
@@ -144,19 +158,22 @@ def one_at_a_time(spec: NetSpec, turns: int, times: dict[str, float]) -> list[Ro
     found = in_turns(
         {
             "onnx": (onnx_net, folder, 1),
+            "openvino": (openvino_net, folder, 1),
             "caffe": (caffe_net, folder, 1),
             "batch": (onnx_net, folder, 32),
         },
         turns,
-        inner={"onnx": 8, "caffe": 4},
+        inner={"onnx": 8, "openvino": 8, "caffe": 4},
     )
-    keep(times, found, f"{spec.name}, batch 1", 1, ("onnx", "caffe"))
+    keep(times, found, f"{spec.name}, batch 1", 1, ("onnx", "openvino", "caffe"))
     name = f"{spec.name}, forward+backward"
     return [
         Row(f"{name}, batch 32, ONNX", "patched Caffe, batch 1",
             32 * ratio(found, "caffe", "batch"), "x", "4 x"),
         Row(f"{name}, batch 1, ONNX", "patched Caffe, batch 1",
             ratio(found, "caffe", "onnx"), "x", "2.5 x"),
+        Row(f"{name}, batch 1, OpenVINO", "patched Caffe, batch 1",
+            ratio(found, "caffe", "openvino"), "x", ""),
     ]  # fmt: skip
 
 
@@ -388,6 +405,25 @@ def onnx_net(folder: str, batch: int, forward_only: bool = False) -> Run:
     graph = forward_graph(gradient_graph(spec))
     session = backend.open_session(graph, ["CPUExecutionProvider"])
     return lambda: len(session.run(None, {"data": data}))
+
+
+def openvino_net(folder: str, batch: int, precision: str = "float32") -> Run:
+    """Run the OpenVINO backend."""
+    from fishing.backends.openvino import OpenvinoBackend
+
+    spec = load_net(folder)
+    data = made_data(spec, batch)
+    net = OpenvinoBackend(
+        spec, temperature=TAU, batch_size=batch, device="cpu", precision=precision
+    )
+    if precision == "float32":
+        return lambda: net.run(data)
+    return lambda: len(net.run(data))  # not held to equal the others
+
+
+def has_bfloat16() -> bool:
+    core = openvino.Core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def forward_graph(graph: Graph) -> Graph:
