@@ -24,8 +24,6 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from failure import BuildError
-
 from build import (
     BUILD,
     HERE,
@@ -36,6 +34,7 @@ from build import (
     module_name,
     ninja,
 )
+from failure import BuildError
 
 NAME = "fishing-gpu"
 MOST_BYTES = 64 * 2**20

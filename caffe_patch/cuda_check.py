@@ -18,9 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-from failure import BuildError
-
 from build import BUILD, alone, configure, cores, fill_package, module_name
+from failure import BuildError
 
 TARGETS = ("pycaffe", "caffe_tests", "pycaffe_bundle", "caffe_tests_bundle")
 

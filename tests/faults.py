@@ -104,9 +104,8 @@ class Extractions:
 
 def _main() -> None:
     """Read jobs, and run each in a fork."""
-    from conftest import MarkerNet
-
     import fishing.extract
+    from conftest import MarkerNet
     from fishing.cli import main
     from fishing.writer import FeaturesWriter
 

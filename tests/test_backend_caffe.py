@@ -13,13 +13,13 @@ import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 from numpy.typing import NDArray
-from random_nets import random_net
 
 from fishing.backends import BLOBS, choose_backend
 from fishing.backends.caffe import CaffeBackend
 from fishing.backends.caffe_net import gradient_net, read_deploy
 from fishing.errors import BackendError, NetError
 from fishing.nets import NetSpec, load_net
+from random_nets import random_net
 
 Array = NDArray[Any]
 TAU = 2.0

@@ -17,7 +17,6 @@ import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 from numpy.typing import NDArray
-from random_nets import random_net
 
 from fishing.backends import BLOBS, Backend, choose_backend, open_backend
 from fishing.backends.caffe import CaffeBackend
@@ -27,6 +26,7 @@ from fishing.dataset import read_splits
 from fishing.errors import BackendError, NetError
 from fishing.nets import NetSpec, load_net
 from fishing.preprocess import Preprocess
+from random_nets import random_net
 
 Array = NDArray[Any]
 TAU = 2.0

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from caffe.proto import caffe_pb2
-from conftest import make_split, write_file
 
+from conftest import make_split, write_file
 from fishing.backends import open_backend
 from fishing.errors import EvaluationError, NetError, StoreError
 from fishing.evaluate import evaluate

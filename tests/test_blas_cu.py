@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from numpy.typing import NDArray
+
+from conftest import ROOT
 
 Array = NDArray[Any]
 

@@ -9,9 +9,9 @@ import caffe
 import pytest
 from caffe.proto import caffe_pb2
 from click.testing import CliRunner
-from conftest import SETTINGS, make_split, write_file
 from google.protobuf import text_format
 
+from conftest import SETTINGS, make_split, write_file
 from fishing.cli import main
 
 PROTOTXT = """

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from caffe.proto import caffe_pb2
-from conftest import ROOT
 from google.protobuf import text_format
 
+from conftest import ROOT
 from fishing.backends.caffe_binary import parse_binary
 from fishing.backends.caffe_files import fit_weights, read_net, read_weights
 from fishing.backends.caffe_schema import ENUMS, MESSAGES, Message, upgrade

@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import h5py
 import pytest
-from conftest import ROOT
 
 import fishing
+from conftest import ROOT
 from fishing.cli import main
 from fishing.nets import load_net
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import explicit_features, make_split, write_file
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -17,6 +16,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator
 
 import fishing
+from conftest import explicit_features, make_split, write_file
 from fishing import GradientFeatures, TraceKernel
 from fishing.dataset import read_splits
 from fishing.errors import DataError, EvaluationError, FishingError, NetError

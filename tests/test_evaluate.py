@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SETTINGS, make_split, write_file
 from sklearn.metrics import average_precision_score
 from sklearn.svm import SVC
 
+from conftest import SETTINGS, make_split, write_file
 from fishing.errors import EvaluationError, StoreError
 from fishing.evaluate import evaluate
 from fishing.kernel import FEATURES

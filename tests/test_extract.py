@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import MarkerNet
 
+from conftest import MarkerNet
 from fishing import extract as module
 from fishing.backends import BLOBS
 from fishing.dataset import ImageList, read_splits

@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from faults import Ended, Extractions, build, environment
 
 # What a run says that is no error.

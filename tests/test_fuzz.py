@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from campaigns import fuzz
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from fishing.backends import BLOBS
 from fishing.errors import BackendError
 

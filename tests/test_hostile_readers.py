@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from campaigns.readers import Graph
 
+from campaigns.readers import Graph
 from fishing.backends.caffe_binary import parse_binary
 from fishing.backends.caffe_files import MAX_NET_BYTES, read_net
 from fishing.backends.caffe_text import parse_text

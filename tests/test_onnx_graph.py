@@ -14,7 +14,6 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from random_layers import RandomNet
 
 from fishing.backends import BLOBS
 from fishing.backends.caffe_files import read_net, read_weights
@@ -24,6 +23,7 @@ from fishing.backends.onnx_builder import Graph
 from fishing.backends.onnx_graph import build_graph, export, gradient_graph
 from fishing.errors import BackendError, NetError
 from fishing.nets import load_net
+from random_layers import RandomNet
 
 Array = NDArray[Any]
 CPU = ["CPUExecutionProvider"]

@@ -9,15 +9,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import chromium
 import h5py
 import numpy as np
 import pytest
-from conftest import make_split, write_file
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
+import chromium
+from conftest import make_split, write_file
 from fishing.dataset import read_splits
 from fishing.errors import DataError, EvaluationError
 from fishing.evaluate import evaluate

@@ -20,10 +20,10 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from conftest import MarkerNet
 from numpy.typing import NDArray
 from PIL import Image
 
+from conftest import MarkerNet
 from fishing import extract as module
 from fishing.backends import BLOBS, open_backend
 from fishing.dataset import ImageList, read_splits

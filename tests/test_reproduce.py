@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from fishing import reproduce as module
 from fishing.errors import DataError, FishingError, StoreError
 from fishing.kernel import FEATURES

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SETTINGS, make_split, write_file
 from sklearn.metrics import average_precision_score
 
+from conftest import SETTINGS, make_split, write_file
 from fishing.errors import EvaluationError, StoreError
 from fishing.kernel import FEATURES
 from fishing.retrieval import evaluate_retrieval

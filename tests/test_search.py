@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import explicit_features, make_split, write_file
 from PIL import Image
 
+from conftest import explicit_features, make_split, write_file
 from fishing import search as module
 from fishing.dataset import read_splits
 from fishing.errors import DataError, EvaluationError, NetError, StoreError

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import explicit_features, make_split
 
+from conftest import explicit_features, make_split
 from fishing import kernel
 from fishing.errors import EvaluationError
 from fishing.kernel import FEATURES

@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import make_split, write_file
 
+from conftest import make_split, write_file
 from fishing.errors import StoreError
 from fishing.evaluate import evaluate
 from fishing.store import FeaturesFile, describe

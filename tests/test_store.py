@@ -9,11 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from conftest import SETTINGS, make_split, write_file
 
 sys.path.append(str(Path(__file__).parent / "campaigns"))
 import flipped_bits
-
 from fishing.backends import BLOBS
 from fishing.errors import StoreError
 from fishing.kernel import Kernels

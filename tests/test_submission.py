@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import make_split, write_file
 from sklearn.svm import SVC
 
+from conftest import make_split, write_file
 from fishing.errors import EvaluationError, StoreError
 from fishing.submission import write_submission
 

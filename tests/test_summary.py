@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_split, write_file
 from sklearn.metrics import precision_recall_curve
 
+from conftest import make_split, write_file
 from fishing.errors import EvaluationError
 from fishing.evaluate import evaluate
 from fishing.report import read_results, write_results

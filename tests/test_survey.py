@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_split, write_file
 
+from conftest import ROOT, make_split, write_file
 from fishing import survey as module
 from fishing.errors import StoreError
 from fishing.store import FeaturesFile, describe

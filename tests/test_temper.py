@@ -12,8 +12,8 @@ import caffe
 import h5py
 import numpy as np
 import pytest
-from conftest import SETTINGS, make_split
 
+from conftest import SETTINGS, make_split
 from fishing.backends import BLOBS
 from fishing.dataset import read_splits
 from fishing.errors import FishingError, NetError, StoreError

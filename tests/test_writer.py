@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SETTINGS
 
+from conftest import SETTINGS
 from fishing import writer as writer_module
 from fishing.backends import BLOBS
 from fishing.dataset import ImageList

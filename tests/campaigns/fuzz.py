@@ -31,9 +31,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from readers import READERS, Reader
-
 from fishing.errors import FishingError
+from readers import READERS, Reader
 
 MEMORY = 2**31  # bytes that a reader may ask for, beyond those of its libraries
 PATIENCE = 20  # seconds for one input

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from report import NotRunError, Section
 
 from fishing.backends import BLOBS, open_backend
 from fishing.errors import FishingError
 from fishing.nets import NetSpec, load_net
+from report import NotRunError, Section
 
 Blobs = Mapping[str, NDArray[np.float32]]
 

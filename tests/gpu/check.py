@@ -26,12 +26,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "caffe_patch"
 from agreement import compare_blobs, table  # noqa: E402
 from caffe_tests import run_caffe_tests  # noqa: E402
 from children import in_child  # noqa: E402
+from fishing.errors import FishingError  # noqa: E402
+from fishing.nets import NetSpec, load_net  # noqa: E402
 from machine import describe_machine  # noqa: E402
 from report import NotRunError, Section, as_markdown, write_report  # noqa: E402
 from speed import measure_speed  # noqa: E402
-
-from fishing.errors import FishingError  # noqa: E402
-from fishing.nets import NetSpec, load_net  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,12 +18,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from agreement import TAU, made_images
 from children import in_child
-from report import Section
-
 from fishing.errors import FishingError
 from fishing.nets import NetSpec, weights_path
+from report import Section
 
 SIDE, CHAIN = 4096, 8  # of the matrices, and how many products in a row
 
