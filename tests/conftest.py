@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,9 @@ from fishing.backends import BLOBS
 from fishing.store import Split, write_features
 
 ROOT = Path(__file__).parent.parent
+
+# Commands in a shell's background ignore Ctrl-C, and so would their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
