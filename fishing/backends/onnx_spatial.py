@@ -112,7 +112,7 @@ def lrn(build: Builder, layer: Message, x: Value) -> Value:
         raise refusal(layer, "an odd local_size", str(p.local_size))
     if p.norm_region == "ACROSS_CHANNELS":
         if p.beta == 0.75 and not build.native_lrn:
-            return _lrn_by_convolution(build, layer, x)
+            return _lrn_by_pooling(build, layer, x)
         settings = {"alpha": p.alpha, "beta": p.beta, "bias": p.k}
         settings = {key: float(value) for key, value in settings.items()}
         size = p.local_size
@@ -131,27 +131,35 @@ def lrn(build: Builder, layer: Message, x: Value) -> Value:
     return build.node("Mul", [x, factor], layer.top[0], x.shape)
 
 
-def _lrn_by_convolution(build: Builder, layer: Message, x: Value) -> Value:
-    """Sum the squares of neighbours by a 1 x 1 convolution; beta is 3/4.
+def _lrn_by_pooling(build: Builder, layer: Message, x: Value) -> Value:
+    """Average the squares of neighbours by pooling over channels; beta is 3/4.
 
     ONNX Runtime's LRN takes one thread and a power of each value, which is half of
-    AlexNet's time. Its convolutions are fast, and b^(3/4) is sqrt(b) sqrt(sqrt(b)).
+    AlexNet's time. Its pooling is fast, and b^(3/4) is sqrt(b) sqrt(sqrt(b)).
     """
-    p, name, channels = layer.lrn_param, layer.name, x.shape[0]
-    check_size(f"{name}/band", [channels, channels])
-    place = np.arange(channels)
-    is_near = abs(place[:, None] - place) <= p.local_size // 2
-    band = (is_near * (p.alpha / p.local_size))[:, :, None, None]
-    weights = build.constant(band, f"{name}/band")
-    bias = build.constant(np.full(channels, float(p.k)), f"{name}/k")
-    square = build.node("Mul", [x, x], f"{name}/square", x.shape)
-    base = build.node(
-        "Conv", [square, weights, bias], f"{name}/base", x.shape, kernel_shape=[1, 1]
+    p, name, size = layer.lrn_param, layer.name, layer.lrn_param.local_size
+    shape = (1, *x.shape)  # a volume of one channel, whose depth are the channels
+    volume = build.reshape(x, shape, f"{name}/volume")
+    square = build.node("Mul", [volume, volume], f"{name}/square", shape)
+    half = [size // 2, 0, 0]
+    mean = build.node(
+        "AveragePool",
+        [square],
+        f"{name}/mean",
+        shape,
+        kernel_shape=[size, 1, 1],
+        pads=[*half, *half],
+        count_include_pad=1,
     )
-    root = build.node("Sqrt", [base], f"{name}/root", x.shape)
-    fourth = build.node("Sqrt", [root], f"{name}/fourth", x.shape)
-    divisor = build.node("Mul", [root, fourth], f"{name}/divisor", x.shape)
-    return build.node("Div", [x, divisor], layer.top[0], x.shape)
+    alpha = build.constant(float(p.alpha), f"{name}/alpha")
+    scaled = build.node("Mul", [mean, alpha], f"{name}/scaled", shape)
+    k = build.constant(float(p.k), f"{name}/k")
+    base = build.node("Add", [scaled, k], f"{name}/base", shape)
+    root = build.node("Sqrt", [base], f"{name}/root", shape)
+    fourth = build.node("Sqrt", [root], f"{name}/fourth", shape)
+    divisor = build.node("Mul", [root, fourth], f"{name}/divisor", shape)
+    quotient = build.node("Div", [volume, divisor], f"{name}/quotient", shape)
+    return build.reshape(quotient, x.shape, layer.top[0])
 
 
 def _average(
