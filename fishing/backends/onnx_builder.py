@@ -53,6 +53,8 @@ class Graph:
     inputs, outputs : list of onnx.ValueInfoProto
     widths : dict of str to int
         Values per image of each output.
+    shapes : dict of str to tuple of int
+        Of what each node makes of one image.
     """
 
     nodes: list[onnx.NodeProto]
@@ -60,6 +62,7 @@ class Graph:
     inputs: list[onnx.ValueInfoProto]
     outputs: list[onnx.ValueInfoProto]
     widths: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
 
     def model(self, tensors: Sequence[TensorProto]) -> onnx.ModelProto:
         """Make a model of the graph, with `tensors` for its initializers."""
@@ -100,6 +103,7 @@ class Builder:
         self._caffemodel = caffemodel
         self.weight_names: dict[str, list[str]] = {}
         self._nodes: list[onnx.NodeProto] = []
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._initializers: dict[str, NDArray[Any]] = {}
         self._names: set[str] = set()
 
@@ -133,6 +137,7 @@ class Builder:
         """
         check_size(name, shape)
         output = Value(self._unique(name), tuple(shape))
+        self._shapes[output.name] = output.shape
         names = [i.name if isinstance(i, Value) else i for i in inputs]
         self._nodes.append(
             helper.make_node(
@@ -210,6 +215,7 @@ class Builder:
             [_tensor(name, shape) for name, shape in inputs.items()],
             [_tensor(name, ["n", width]) for name, width in widths.items()],
             widths,
+            {renamed.get(name, name): shape for name, shape in self._shapes.items()},
         )
 
     def _unique(self, name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, shape_inference
+from onnx import ModelProto, TensorProto, helper
 
 from fishing.backends.caffe_files import Weights, read_net, read_weights
 from fishing.backends.caffe_schema import Message
@@ -56,7 +56,7 @@ def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
     spec : NetSpec
     native_lrn : bool
         Leave LRN to ONNX's operator, which OpenVINO is fast at and ONNX Runtime slow;
-        else it becomes a convolution.
+        else pooling takes its place.
 
     Returns
     -------
@@ -229,12 +229,7 @@ def graph_bytes(graph: Graph) -> tuple[int, int]:
     The weights and 1 GiB for what a library of convolutions works with; and all values
     between the nodes, though not all are there at the same time.
     """
-    tensors = [_tensor(k, a, None) for k, a in graph.initializers.items()]
-    inferred = shape_inference.infer_shapes(graph.model(tensors)).graph
-    values = sum(
-        math.prod(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
-        for value in [*inferred.value_info, *inferred.output]
-    )
+    values = sum(math.prod(shape) for shape in graph.shapes.values())
     fixed = sum(array.nbytes for array in graph.initializers.values()) + 2**30
     return fixed, 4 * values
 

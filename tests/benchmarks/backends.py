@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 os.environ["GLOG_minloglevel"] = "2"  # noqa: SIM112, glog spells it so; before caffe
 import cv2
 import numpy as np
-import onnx
 import onnxruntime
 import openvino
 from numpy.typing import NDArray
@@ -37,7 +36,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fishing.backends import BLOBS
 from fishing.backends.onnx_builder import Graph
-from fishing.backends.onnx_graph import external_tensor, gradient_graph
+from fishing.backends.onnx_graph import gradient_graph
 from fishing.dataset import read_splits
 from fishing.nets import NetSpec, load_net
 from fishing.preprocess import Preprocess
@@ -531,21 +530,10 @@ def write_images(folder: Path, n: int) -> None:
 def multiply_adds(spec: NetSpec) -> int:
     """Count those of one image: convolutions, inner products, and the way back."""
     graph = gradient_graph(spec)
-    tensors = [
-        external_tensor(name, array, location=name)
-        for name, array in graph.initializers.items()
-    ]
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in onnx.shape_inference.infer_shapes(
-            graph.model(tensors)
-        ).graph.value_info
-    }
     total = 0
     for node in graph.nodes:
-        # Of products with other constants the layer's definition knows nothing.
-        if node.op_type in ("Conv", "Gemm") and node.input[1].endswith("/weights"):
-            pixels = shapes[node.output[0]][2:] if node.op_type == "Conv" else []
+        if node.op_type in ("Conv", "Gemm"):
+            pixels = graph.shapes[node.output[0]][1:]
             total += graph.initializers[node.input[1]].size * int(np.prod(pixels))
     return total
 
