@@ -22,6 +22,7 @@ from fishing.errors import ImageError
 
 MAX_FILE_BYTES = 2**29
 MAX_PIXELS = 2**27
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 # OpenCV's own limit, for what Pillow does not read; it is taken when cv2 is imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
@@ -116,7 +117,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if _is_truncated_jpeg(encoded):
         raise ImageError("truncated JPEG: no end-of-image marker")
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(
+            np.frombuffer(_without_animation(encoded), np.uint8), cv2.IMREAD_COLOR
+        )
     except cv2.error as error:
         raise ImageError(f"not decoded: {error.err}") from None
     if image is None:
@@ -168,6 +171,23 @@ def _check_header(encoded: bytes) -> None:
         raise ImageError(
             f"too large: {width} x {height} pixels, at most {MAX_PIXELS} in all"
         )
+
+
+def _without_animation(encoded: bytes) -> bytes:
+    """Leave only the first picture of an animated PNG.
+
+    The OpenCV of Caffe's time knew no other; today's crashes over some damaged ones.
+    """
+    if not encoded.startswith(_PNG) or b"acTL" not in encoded:
+        return encoded
+    kept, position = [_PNG], len(_PNG)
+    while position < len(encoded):
+        # Of a chunk: its length, its type, as many bytes, a checksum.
+        end = position + 12 + int.from_bytes(encoded[position : position + 4], "big")
+        if encoded[position + 4 : position + 8] not in (b"acTL", b"fcTL", b"fdAT"):
+            kept.append(encoded[position:end])
+        position = end
+    return b"".join(kept)
 
 
 def _is_truncated_jpeg(encoded: bytes) -> bool:

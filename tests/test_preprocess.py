@@ -108,10 +108,18 @@ def test_exif_orientation(tmp_path: Path, rng, orientation: int) -> None:
     np.testing.assert_allclose(read_image(path)[..., ::-1], expected, atol=3)
 
 
-def test_animation_gives_its_first_picture(tmp_path: Path, rng) -> None:
-    path = tmp_path / "a.gif"
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_animation_gives_its_first_picture(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
     frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+    np.testing.assert_array_equal(read_image(path)[5, 5], [0, 0, 255])
+
+
+def test_what_stands_outside_of_a_png_animation_is_its_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    still, *frames = (Image.new("RGB", (30, 20), c) for c in ("red", "blue", "lime"))
+    still.save(path, save_all=True, append_images=frames, default_image=True)
     np.testing.assert_array_equal(read_image(path)[5, 5], [0, 0, 255])
 
 
