@@ -39,10 +39,12 @@ def write_submission(
 ) -> Path:
     """Train on some splits together and write the ranking of another as an archive.
 
-    It holds ``results/<devkit>/Main/comp1_cls_<test>_<class>.txt`` with one line ``id
+    It holds ``results/<devkit>/Main/comp2_cls_<test>_<class>.txt`` with one line ``id
     score`` for each image of the list, those that could not be read last, and no clock
-    time: equal features give equal bytes. A record of what it was made from lies beside
-    it; where that says that the archive is there already, nothing is done.
+    time: equal features give equal bytes. Competition 2 is VOC's for systems that have
+    seen data other than VOC's own, as a net that was trained on ImageNet has. A record
+    of what it was made from lies beside the archive; where that says that the archive
+    is there already, nothing is done.
 
     Parameters
     ----------
@@ -93,7 +95,7 @@ def write_submission(
         scores = with_failed(values, testing, np.ones(len(training.classes), bool))
         folder = f"results/{testing.devkit or path.stem}/Main"
         texts = {
-            f"{folder}/comp1_cls_{test}_{name}.txt": _lines(all_ids(testing), column)
+            f"{folder}/comp2_cls_{test}_{name}.txt": _lines(all_ids(testing), column)
             for name, column in zip(training.classes, scores.T, strict=True)
         }
     content = _tar_gz(texts)

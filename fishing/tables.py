@@ -18,10 +18,23 @@ from fishing.paper import Figures, is_in_paper, paper_figures, paper_source
 #: The features of the tables by class: the best activation, and the best gradient.
 BY_CLASS = ("x7", "dW7")
 
-#: File suffix to the format's name in tabulate.
-FORMATS = {"txt": "simple", "md": "github", "tex": "latex_booktabs"}
+#: Suffixes of the files that tables are written to.
+FORMATS = ("txt", "md", "tex")
 
 _TITLES = {"VOC2007": "Table 2", "VOC2012": "Table 3"}
+
+_TEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        # After the end of a row a bracket would be an option.
+        "[": "{[}",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
         for net, result in nets.items()
     ]
     rows = [f for f in FEATURES if any(f in column.values for column in means)]
-    title = "Table 1 (left): mean average precision"
+    title = ("Table 1 (left)", "mean average precision")
     parts = [_layout(title, "feature", rows, means, suffix)]
     for data_set, nets in comparison["results"].items():
         columns = [
@@ -106,8 +119,8 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
         ]
         how = next(iter(nets.values()))
         title = (
-            f"{_TITLES.get(data_set, 'By class')}: average precision on {data_set}, "
-            f"{how['train']} to {how['test']}"
+            _TITLES.get(data_set, "By class"),
+            f"average precision on {data_set}, {how['train']} to {how['test']}",
         )
         parts.append(_layout(title, "class", list(columns[0].values), columns, suffix))
     note = "Average precision in per cent."
@@ -116,8 +129,10 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
             " Beside each figure the paper's and the difference; a dash where the "
             f"paper's is not on record here. Paper: {comparison['paper']}."
         )
-    parts.append(f"% {note}" if suffix == "tex" else note)
-    return "\n\n".join(parts) + "\n"
+    if suffix == "tex":
+        parts.insert(0, r"% \usepackage{booktabs,graphicx}")
+        note = f"% {note}"
+    return "\n\n".join([*parts, note]) + "\n"
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,11 @@ class _Column:
     heading: str
     values: dict[str, dict[str, float | None]]
     in_paper: bool
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Name what is shown of each value."""
+        return ("ours", "paper", "difference")[: 3 if self.in_paper else 1]
 
 
 def _compare_feature(
@@ -148,37 +168,83 @@ def _beside(ours: float | None, paper: float | None) -> dict[str, float | None]:
 
 
 def _layout(
-    title: str,
+    title: tuple[str, str],
     corner: str,
     rows: Sequence[str],
     columns: Sequence[_Column],
     suffix: str,
 ) -> str:
-    """Write one table."""
-    headers, cells = [corner], [[row] for row in rows]
+    """Write one table; of its title, the first part is the paper's name for it."""
+    cells = [[row] for row in rows]
     for column in columns:
-        keys = ("ours", "paper", "difference")[: 3 if column.in_paper else 1]
+        for row, line in zip(rows, cells, strict=True):
+            values = column.values.get(row, {})
+            line += [_percent(key, values.get(key)) for key in column.keys]
+    if suffix == "tex":
+        return _latex(title, corner, cells, columns)
+    headers = [corner]
+    for column in columns:
         heading = column.heading
         # On a terminal a narrow column matters more than a heading in one line.
         headers.append(heading.replace(" ", "\n") if suffix == "txt" else heading)
-        headers += ["paper", "+/-"][: len(keys) - 1]
-        for row, line in zip(rows, cells, strict=True):
-            values = column.values.get(row, {})
-            line += [_percent(key, values.get(key)) for key in keys]
+        headers += ["paper", "+/-"][: len(column.keys) - 1]
     table = tabulate(
         cells,
         headers,
-        tablefmt=FORMATS[suffix],
+        tablefmt="simple" if suffix == "txt" else "github",
         disable_numparse=True,
         colalign=["left"] + ["right"] * (len(headers) - 1),
     )
-    if suffix == "tex":
-        caption = re.sub(r"([_&%#$])", r"\\\1", title)
-        return (
-            f"\\begin{{table}}\n\\centering\n\\caption{{{caption}.}}\n"
-            f"{table}\n\\end{{table}}"
-        )
-    return f"**{title}**\n\n{table}" if suffix == "md" else f"{title}\n\n{table}"
+    heading = ": ".join(title)
+    return f"**{heading}**\n\n{table}" if suffix == "md" else f"{heading}\n\n{table}"
+
+
+def _latex(
+    title: tuple[str, str],
+    corner: str,
+    cells: Sequence[Sequence[str]],
+    columns: Sequence[_Column],
+) -> str:
+    """Write one table with booktabs, never wider than the text."""
+    top, second, rules, n = [""], [corner], "", 2
+    for column in columns:
+        width = len(column.keys)
+        heading = r"\\".join(name.translate(_TEX) for name in column.heading.split())
+        top.append(rf"\multicolumn{{{width}}}{{c}}{{\shortstack{{{heading}}}}}")
+        second += ["ours", "paper", r"$\Delta$"] if column.in_paper else [""]
+        rules += rf"\cmidrule(lr){{{n}-{n + width - 1}}}"
+        n += width
+    body = [
+        [name.translate(_TEX), *("--" if v == "-" else _signed(v) for v in values)]
+        for name, *values in cells
+    ]
+    reference, what = title
+    caption = (what[0].upper() + what[1:]).translate(_TEX)
+    if reference.startswith("Table"):
+        caption += f"; the paper's {reference.lower()}"
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}.}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * (n - 2)}}}",
+            r"\toprule",
+            " & ".join(top) + r" \\",
+            rules,
+            " & ".join(second) + r" \\",
+            r"\midrule",
+            *(" & ".join(line) + r" \\" for line in body),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _signed(value: str) -> str:
+    """Give a number the sign of mathematics, not a hyphen."""
+    return re.sub(r"^[+-]", r"$\g<0>$", value)
 
 
 def _percent(key: str, value: float | None) -> str:

@@ -29,6 +29,12 @@ import fishing
 from conftest import ROOT
 from fishing.cli import main
 from fishing.nets import load_net
+from test_paper import check_figures
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
@@ -206,6 +212,8 @@ def _run(page: Path, package: Path, data: Path, folder: Path) -> None:
             printed = run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)])
         elif blocks[0].language == "matlab":
             _read_matlab(blocks[0].text, sandbox)
+        elif blocks[0].language == "toml" and page.name == "reproduce.md":
+            check_figures(tomllib.loads(blocks[0].text))
         elif blocks[0].language == "toml":
             _read_net(blocks[0].text, sandbox / "toml")
         elif blocks[0].language == "python":

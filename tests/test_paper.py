@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fishing import paper
@@ -19,11 +21,10 @@ def test_figures_on_record() -> None:
     assert "1507.06429" in paper_source()
 
 
-def test_the_data_file_holds_nothing_else() -> None:
-    data = paper._read()
-    assert set(data) <= {"source", "VOC2007", "VOC2012"}
-    for year in set(data) - {"source"}:
-        for net, tables in data[year].items():
+def check_figures(data: dict[str, Any]) -> None:
+    """Hold figures to be of what the paper has, by the names that it is known by."""
+    for year, nets in data.items():
+        for net, tables in nets.items():
             assert is_in_paper(year, net)
             assert set(tables) <= {"mAP", "AP"}
             columns = [tables.get("mAP", {})]
@@ -32,7 +33,11 @@ def test_the_data_file_holds_nothing_else() -> None:
                 assert set(by_class) <= set(CLASSES)
                 columns.append(by_class)
             assert set(columns[0]) <= set(FEATURES)
-            assert all(0 < v <= 100 for column in columns for v in column.values())
+            assert all(0 <= v <= 100 for column in columns for v in column.values())
+
+
+def test_the_data_file_holds_nothing_else() -> None:
+    check_figures({k: v for k, v in paper._read().items() if k != "source"})
 
 
 def test_what_the_paper_does_not_have() -> None:

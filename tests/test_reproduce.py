@@ -137,7 +137,7 @@ def test_the_archive_for_the_server(done: tuple[Path, dict[str, object]]) -> Non
     with tarfile.open(output / "VOC2012-alexnet-dW7.tar.gz") as tar:
         names = tar.getnames()
         lines = tar.extractfile(names[0]).read().decode().splitlines()
-    folder = "results/VOC2012/Main/comp1_cls_test"
+    folder = "results/VOC2012/Main/comp2_cls_test"
     assert names == [f"{folder}_aeroplane.txt", f"{folder}_train.txt"]
     ids = [IDS["VOC2012"].format(i) for i in range(14)]
     assert [line.split()[0] for line in lines] == ids

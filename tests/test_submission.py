@@ -41,7 +41,7 @@ def test_the_archive(path: Path, tmp_path: Path) -> None:
     archive = write_submission(path, tmp_path / "s.tar.gz", feature="x7")
     files = _files(archive)
     folder = "results/VOC2012/Main"
-    assert list(files) == [f"{folder}/comp1_cls_test_{c}.txt" for c in ("cat", "dog")]
+    assert list(files) == [f"{folder}/comp2_cls_test_{c}.txt" for c in ("cat", "dog")]
     for lines in files.values():
         assert [line.split()[0] for line in lines] == [f"im{i:04d}" for i in range(32)]
         scores = np.array([float(line.split()[1]) for line in lines])

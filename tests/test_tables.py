@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -73,9 +74,41 @@ def test_markdown(comparison: dict[str, object]) -> None:
 def test_latex(comparison: dict[str, object]) -> None:
     text = format_tables(comparison, "tex")
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
-    assert r"\caption{By class: average precision on my\_set" in text
-    assert r"my\_set vgg16" in text
+    # LaTeX numbers its tables itself.
+    assert r"\caption{Mean average precision; the paper's table 1 (left).}" in text
+    assert r"\caption{Average precision on my\_set, trainval to test.}" in text
+    x7 = next(line for line in text.splitlines() if line.startswith("x7"))
+    assert x7 == r"x7 & 78.4 & 79.4 & $-$1.0 & 50.0 & 50.0 \\"
     assert text.splitlines()[-1].startswith("% ")
+
+
+NASTY = r"""a\b {c} ~d ^e #1 50% $x$ <f> "g" & [h]_"""
+
+
+def test_latex_of_any_name_has_as_many_cells_as_columns() -> None:
+    record = _record(0.5)
+    for measured in record["features"].values():
+        measured["AP"] = {NASTY: 0.5, "[option]": 0.5}
+    results = [Result(NASTY, NASTY.replace(" ", ""), record)]
+    results += [Result("VOC2007", "alexnet", _record(0.5))]
+    text = format_tables(compare(results), "tex")
+    for table in re.findall(r"\\begin\{tabular\}\{(l+r+)\}(.*?)\\end", text, re.DOTALL):
+        columns, body = table
+        rows = [row for row in body.splitlines() if row.endswith(r" \\")]
+        assert len(rows) > 3
+        for row in rows:
+            cells = re.split(r"(?<!\\)&", row)
+            spans = [re.match(r" *\\multicolumn\{(\d+)\}", cell) for cell in cells]
+            widths = [int(span[1]) if span else 1 for span in spans]
+            assert sum(widths) == len(columns)
+            assert not row.startswith("[")
+    bare = re.sub(r"\\[\\&%$#_{}]", "", text)  # without what is escaped
+    assert bare.count("{") == bare.count("}")
+    for character in "#^~_":
+        assert character not in bare
+    for line in bare.splitlines():
+        assert "%" not in line.removesuffix("%") or line.startswith("% ")
+        assert line.count("$") % 2 == 0
 
 
 def test_new_figures_are_data_entry_only(monkeypatch: pytest.MonkeyPatch) -> None:
