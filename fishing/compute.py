@@ -26,6 +26,7 @@ def compute_blobs(
     device: str = "cpu",
     temperature: float = 2.0,
     batch_size: int = 32,
+    tf32: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """Run images through a net, forward and backward.
 
@@ -42,6 +43,8 @@ def compute_blobs(
         tau of eq. 10.
     batch_size : int
         Images that go through the net at once.
+    tf32 : bool
+        Multiply in TF32 on the GPU.
 
     Returns
     -------
@@ -66,6 +69,7 @@ def compute_blobs(
         temperature=temperature,
         batch_size=min(batch_size, len(images)),
         device=device,
+        tf32=tf32,
     )
     with closing(net):
         parts = [

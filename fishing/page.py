@@ -122,6 +122,8 @@ def _commands(record: dict[str, Any]) -> list[str]:
     storage = [
         f"--{key} {source[key]}" for key in ("dtype", "compression") if key in source
     ]
+    if source.get("gpu_math") == "tf32":
+        storage += ["--device gpu:0", "--tf32"]
     extract = [
         f"fishing extract --net {source['net']}",
         f"--split {record['train']} --split {record['test']}",

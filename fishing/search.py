@@ -7,6 +7,7 @@ hundred rows at a time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from fishing.similarity import gram
 from fishing.store import FeaturesFile, Rows, Split
 
 Progress = Callable[[str, int, int], None]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def search_photo(
     """Find the images of a features file that are nearest to a photo.
 
     The photo goes through the net, preprocessing, backend and temperature that the file
-    was made with.
+    was made with, and on a GPU through TF32 if the file was.
 
     Parameters
     ----------
@@ -106,12 +109,21 @@ def search_photo(
                 f"{path} was made with another preprocess: expected {expected}, found "
                 f"{found} of {spec.folder}; name the net that it was made with by --net"
             )
+        tf32 = file.settings.get("gpu_math") == "tf32"
+        if tf32 and device == "cpu":
+            _log.warning(
+                "%s was made with TF32, which no CPU has: the photo is computed in "
+                "float32, and its similarities are slightly off; --device gpu:0 "
+                "computes it as the file was",
+                path,
+            )
         query = compute_blobs(
             spec,
             [photo],
             backend=str(file.settings["backend"]),
             device=device,
             temperature=float(file.settings["temperature"]),
+            tf32=tf32 and device != "cpu",
         )
         return _nearest(query, features, k, chosen, (), progress)
 

@@ -23,7 +23,7 @@ from fishing.errors import DataError, EvaluationError
 from fishing.evaluate import evaluate
 from fishing.extract import extract
 from fishing.nets import load_net
-from fishing.page import write_report
+from fishing.page import _commands, write_report
 from fishing.report import write_results
 from fishing.temper import temper
 
@@ -319,3 +319,18 @@ def test_results_at_other_temperatures_only_of_the_same(
     write_report(copy, tmp_path / "report")
     assert not (tmp_path / "report" / "plots" / "temperatures.svg").exists()
     assert np.isfinite(record["features"]["dW7"]["mAP"])
+
+
+def test_the_commands_say_what_determines_the_values() -> None:
+    record = {
+        "source": {
+            **{"net": "vgg16", "backend": "caffe", "temperature": 4.0},
+            **{"gpu_math": "tf32", "dtype": "float16"},
+        },
+        **{"train": "train", "test": "val", "protocol": "voc2012", "C": 1.0},
+        "features_file": "../f.h5",
+    }
+    extract_command, evaluate_command = _commands(record)
+    for option in ("--temperature 4", "--dtype float16", "--device gpu:0 --tf32"):
+        assert option in extract_command
+    assert "--train train --test val --protocol voc2012 -C 1" in evaluate_command

@@ -15,6 +15,7 @@ from fishing.extract import extract
 from fishing.nets import load_net
 from fishing.search import Neighbour, search_id, search_photo
 from fishing.sheet import write_sheet
+from fishing.store import FeaturesFile
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_equal_images_keep_their_order_and_twins_are_listed_once(
     }
 
 
-@pytest.mark.parametrize("backend", ["onnx", "caffe"])
+@pytest.mark.parametrize("backend", ["onnx", "caffe", "openvino-bfloat16"])
 def test_a_photo_of_the_file_finds_itself(
     devkit: Path, tmp_path: Path, backend: str
 ) -> None:
@@ -106,6 +107,29 @@ def test_a_photo_of_the_file_finds_itself(
         assert [n.image_id for n in found[feature][1:]] == [n.image_id for n in others]
     with pytest.raises(DataError, match=r"expected an image, found '.*none\.jpg': No"):
         search_photo(file, tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu:0"])
+def test_a_photo_goes_through_tf32_where_the_file_did(
+    devkit: Path, tmp_path: Path, monkeypatch, caplog, device: str
+) -> None:
+    import h5py
+
+    file = tmp_path / "f.h5"
+    extract(load_net("tinyalexnet"), read_splits(devkit, ["test"]), file)
+    with h5py.File(file, "a") as opened:
+        opened.attrs["gpu_math"] = "tf32"
+    asked = {}
+
+    def compute(*_: object, **options: object) -> dict[str, np.ndarray]:
+        asked.update(options)
+        with FeaturesFile(file) as opened:
+            return {k: v[3:4] for k, v in opened.split("test").blobs.items()}
+
+    monkeypatch.setattr(module, "compute_blobs", compute)
+    search_photo(file, devkit / "JPEGImages" / "test_003.jpg", device=device)
+    assert asked["tf32"] == (device != "cpu")
+    assert ("was made with TF32, which no CPU has" in caplog.text) == (device == "cpu")
 
 
 def test_a_photo_needs_the_net_of_the_file(
