@@ -7,7 +7,7 @@ image; and of two sets of rows their kernel, for `sklearn.svm.SVC` and the like.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from fishing.backends import check_run, choose_backend
+from fishing.backends.devices import parse_device
 from fishing.compute import compute_blobs
 from fishing.errors import DataError, EvaluationError
 from fishing.kernel import parse_feature
@@ -174,6 +175,7 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         load_net(self.net)
         parse_feature(self.feature)
+        parse_device(self.device)
         choose_backend(self.backend, self.device)
         check_run(self.temperature, self.batch_size)
         return self
@@ -201,14 +203,9 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         FishingError
             As the net and the backend have it.
         """
-        if isinstance(X, str | os.PathLike):
-            raise DataError(
-                f"expected a sequence of images, found one path, '{X}'; put it in a "
-                "list"
-            )
         blobs = compute_blobs(
             load_net(self.net),
-            [_image(item) for item in X],
+            [_image(item) for item in _images(X)],
             backend=choose_backend(self.backend, self.device),
             device=self.device,
             temperature=self.temperature,
@@ -225,11 +222,37 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+def _images(X: Any) -> list[Any]:
+    """Refuse what would be taken apart into something else than images."""
+    found = ""
+    if isinstance(X, str | os.PathLike):
+        found = f"one path, '{X}'"
+    elif isinstance(X, np.ndarray) and X.ndim == 3 and X.shape[2] in (3, 4):
+        found = f"one picture, shape {X.shape}"
+    elif hasattr(X, "columns"):
+        raise DataError(
+            "expected a sequence of images, found a table; name the column that holds "
+            "their paths"
+        )
+    elif not isinstance(X, Iterable):
+        found = f"one {type(X).__name__}"
+    if found:
+        raise DataError(
+            f"expected a sequence of images, found {found}; put it in a list"
+        )
+    return list(X)
+
+
 def _image(item: Any) -> Path | NDArray[np.uint8]:
     """Take a path as it is, and a picture over to BGR."""
     if isinstance(item, str | os.PathLike):
         return Path(item)
     pixels = np.asarray(item)
+    if pixels.dtype.kind in "OSU":
+        raise DataError(
+            f"expected paths, or pictures of uint8, found {str(item)[:100]!r} of type "
+            f"{type(item).__name__}; give one path or picture for each image"
+        )
     if pixels.dtype != np.uint8 or not pixels.size:
         raise DataError(
             "expected paths, or pictures of uint8, found values of type "
@@ -240,6 +263,6 @@ def _image(item: Any) -> Path | NDArray[np.uint8]:
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise DataError(
             "expected pictures of shape (height, width, 3) or (height, width), found "
-            f"{pixels.shape}"
+            f"{pixels.shape}; an alpha channel is left out by image[..., :3]"
         )
     return np.ascontiguousarray(pixels[..., ::-1])

@@ -67,6 +67,11 @@ def gram(
 def feature_factors(feature: str, images: Split | Mapping[str, Rows]) -> Factors:
     """Pick the blobs that a feature is made from, in their places in it."""
     blobs = images.blobs if isinstance(images, Split) else images
+    if not isinstance(blobs, Mapping):
+        raise EvaluationError(
+            "expected a split of a features file, or blobs by name, found "
+            f"{type(images).__name__}; fishing.load('features.h5')['test'] gives one"
+        )
     for blob in sorted(feature_blobs(feature)):
         if blob not in blobs:
             raise EvaluationError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.image_id)
+
+    def __repr__(self) -> str:
+        n_classes, n_failed = len(self.classes), len(self.failed_id)
+        return f"<Split: {len(self)} images, {n_failed} failed, {n_classes} classes>"
 
 
 def load(path: str | os.PathLike[str]) -> FeaturesFile:
@@ -161,6 +165,16 @@ class FeaturesFile:
 
     def __getitem__(self, name: str) -> Split:
         return self.split(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.splits)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.splits
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name} ({len(self[name])})" for name in self)
+        return f"<FeaturesFile '{self.path}': {self.settings.get('net')}, {splits}>"
 
     def split(self, name: str) -> Split:
         """Get a split by name; a StoreError says which there are."""

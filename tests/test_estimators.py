@@ -4,10 +4,12 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -16,13 +18,15 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator
 
 import fishing
-from conftest import explicit_features, make_split, write_file
+from conftest import SETTINGS, explicit_features, make_split, write_file
 from fishing import GradientFeatures, TraceKernel
 from fishing.dataset import read_splits
 from fishing.errors import DataError, EvaluationError, FishingError, NetError
 from fishing.extract import extract
 from fishing.kernel import FEATURES
 from fishing.nets import load_net
+from fishing.rows import storage_settings
+from fishing.store import write_features
 
 
 @pytest.fixture
@@ -184,7 +188,13 @@ def test_grey_pictures(rng) -> None:
         ("photo.jpg", "found one path, 'photo.jpg'; put it in a list"),
         (["none.jpg"], "expected an image, found 'none.jpg': No such file"),
         (np.zeros((2, 9, 9, 3)), "pictures of uint8, found values of type float64"),
-        (np.zeros((2, 9, 9, 4), np.uint8), r"found \(9, 9, 4\)"),
+        (np.zeros((2, 9, 9, 4), np.uint8), r"found \(9, 9, 4\); an alpha channel"),
+        (np.zeros((70, 90, 3), np.uint8), "found one picture, .*put it in a list"),
+        (Image.new("RGB", (9, 9)), "found one Image; put it in a list"),
+        (None, "found one NoneType"),
+        ([None], "found 'None' of type NoneType; give one path or picture"),
+        (np.array([["a.jpg"], ["b.jpg"]]), "give one path or picture for each image"),
+        (SimpleNamespace(columns=["path"]), "found a table; name the column"),
         (np.zeros((2, 0, 9, 3), np.uint8), r"shape \(0, 9, 3\)"),
     ],
 )
@@ -199,6 +209,7 @@ def test_parameters_that_cannot_be() -> None:
     for parameters in (
         {"feature": "x9"},
         {"backend": "torch"},
+        {"device": "cuda"},
         {"temperature": 0},
         {"batch_size": 0},
     ):
@@ -224,6 +235,36 @@ def test_load_reads_blobs_when_they_are_sliced(tmp_path: Path, rng) -> None:
         np.testing.assert_array_equal(rows[1:3], split.blobs[name][1:3])
     with pytest.raises(FishingError, match="expected a split 'val', found test"):
         fishing.load(path)["val"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_is_loaded_is_like_arrays(tmp_path: Path, rng, dtype: str) -> None:
+    split = make_split(rng, 5, failed=(1,))
+    path = tmp_path / "f.h5"
+    write_features(path, {**SETTINGS, **storage_settings(dtype)}, {"test": split})
+    file = fishing.load(path)
+    assert list(file) == ["test"]
+    assert "test" in file
+    assert "val" not in file
+    assert repr(file) == f"<FeaturesFile '{path}': tinyalexnet, test (5)>"
+    assert repr(file["test"]) == "<Split: 5 images, 1 failed, 2 classes>"
+    rows = file["test"].blobs["forward/fc6"]
+    assert repr(rows) == "<float32 rows of /test/forward/fc6, shape (5, 6)>"
+    assert (rows.ndim, len(rows)) == (2, 5)
+    everything = np.asarray(rows)
+    assert everything.dtype == np.float32
+    np.testing.assert_array_equal(everything, rows[:])
+    assert np.asarray(rows, np.float64).dtype == np.float64
+    np.testing.assert_array_equal(np.linalg.norm(rows, axis=1).shape, 5)
+
+
+def test_what_has_no_kernel(tmp_path: Path, rng) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 5))
+    for images in (str(path), fishing.load(path), np.ones((3, 4))):
+        with pytest.raises(EvaluationError, match="expected a split of a features"):
+            fishing.gram("dW7", images)
+    with pytest.raises(EvaluationError, match="expected a split of a features"):
+        fishing.gram(fishing.load(path)["test"], "dW7")
 
 
 def test_import_is_fast() -> None:
