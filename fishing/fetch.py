@@ -94,7 +94,7 @@ def fetch_weights(
     raise NetError(
         f"expected {weights.file} with SHA-256 {weights.sha256} from {len(sources)} "
         f"source(s), found none that has it: {' '.join(reasons)}; try later, or give "
-        "another source with --from URL-or-path"
+        f"another source: `fishing fetch {spec.name} --from URL-or-path`"
     )
 
 

@@ -220,7 +220,7 @@ def _latex(
     ]
     reference, what = title
     caption = (what[0].upper() + what[1:]).translate(_TEX)
-    if reference.startswith("Table"):
+    if reference.startswith("Table") and any(c.in_paper for c in columns):
         caption += f"; the paper's {reference.lower()}"
     return "\n".join(
         [

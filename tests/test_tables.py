@@ -6,7 +6,7 @@ import re
 import pytest
 
 from fishing import paper
-from fishing.tables import Result, compare, format_tables
+from fishing.tables import FORMATS, Result, compare, format_tables
 
 
 def _record(x7: float, boat: float | None = 0.25) -> dict[str, object]:
@@ -121,5 +121,6 @@ def test_new_figures_are_data_entry_only(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_without_the_papers_nets_there_is_no_word_of_it() -> None:
-    text = format_tables(compare([Result("my_set", "n", _record(0.5))]), "txt")
-    assert "paper" not in text.lower()
+    comparison = compare([Result("my_set", "n", _record(0.5))])
+    for suffix in FORMATS:
+        assert "paper" not in format_tables(comparison, suffix).lower()
