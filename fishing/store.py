@@ -93,10 +93,12 @@ def load(path: str | os.PathLike[str]) -> FeaturesFile:
     Parameters
     ----------
     path : str or path
+        As `fishing extract` made it.
 
     Returns
     -------
     FeaturesFile
+        Its splits, by name.
 
     Raises
     ------
