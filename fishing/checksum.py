@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends import BLOBS
+from fishing.chunks import check_filled
+from fishing.soundness import check_dataset, check_names, open_part
 
 #: The attribute that holds the checksum of a dataset and, on the file, of the outline.
 SHA256 = "sha256"
@@ -80,12 +83,16 @@ def record_outline(file: Any) -> None:
     _record(file, _outline_sha256(file))
 
 
-def find_damage(file: Any, progress: Callable[[int, int], None]) -> dict[str, str]:
+def find_damage(
+    file: Any, file_size: int, progress: Callable[[int, int], None]
+) -> dict[str, str]:
     """Recompute all checksums, in the memory of a few rows.
 
     Parameters
     ----------
     file : h5py.File
+    file_size : int
+        How many bytes of it there are; values beyond them are lost.
     progress : callable
         Called with how many bytes of values are read, and of how many.
 
@@ -100,20 +107,16 @@ def find_damage(file: Any, progress: Callable[[int, int], None]) -> dict[str, st
     HDF5_ERRORS
         If the names of the splits cannot be read.
     """
-    damage: dict[str, str] = {}
-    datasets: dict[str, Any] = {}
-    for name in _names(file):
-        try:
-            if name in file:
-                datasets[name] = file[name]
-        except HDF5_ERRORS as error:
-            damage[name] = _first_line(error)
+    datasets, damage = _open_all(file, file_size)
     done, total = 0, sum(dataset.nbytes for dataset in datasets.values())
     for name, dataset in datasets.items():
         checksum = Checksum()
+        filled: set[tuple[int, ...]] = set()
         try:
             for start in range(0, len(dataset), _BLOCK_ROWS):
-                values = dataset[start : start + _BLOCK_ROWS]
+                block = slice(start, start + _BLOCK_ROWS)
+                check_filled(dataset, block, filled)
+                values = dataset[block]
                 checksum.update(values)
                 done += values.nbytes
                 progress(done, total)
@@ -129,18 +132,46 @@ def find_damage(file: Any, progress: Callable[[int, int], None]) -> dict[str, st
     return damage
 
 
+def read_outline(file: Any, file_size: int) -> None:
+    """Do all that `find_damage` does, but for one row of each dataset only."""
+    for dataset in _open_all(file, file_size)[0].values():
+        with suppress(*HDF5_ERRORS):
+            check_filled(dataset, slice(1), set())
+            dataset[:1]
+    _outline_sha256(file)
+
+
+def _open_all(file: Any, file_size: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """Open the datasets that are there; what is wrong with the others."""
+    datasets: dict[str, Any] = {}
+    damage: dict[str, str] = {}
+    for name in _names(file):
+        try:
+            part = open_part(file, name)
+            if part is not None:
+                check_dataset(part, file_size)
+                datasets[name] = part
+        except HDF5_ERRORS as error:
+            damage[name] = _first_line(error)
+    return datasets, damage
+
+
 def _names(file: Any) -> list[str]:
     """Name the datasets that a file may have."""
-    splits = json.loads(file.attrs["splits"])
-    return [f"{split}/{name}" for split in splits for name in _DATASETS]
+    return [f"{split}/{name}" for split in _splits(file) for name in _DATASETS]
+
+
+def _splits(file: Any) -> list[str]:
+    return check_names(json.loads(file.attrs["splits"]))
 
 
 def _outline_sha256(file: Any) -> str:
     """Digest attributes, shapes and types, as docs/format.md says."""
     outline: dict[str, dict[str, Any]] = {}
-    splits = json.loads(file.attrs["splits"])
-    for name in ("/", *splits, *(n for n in _names(file) if n in file)):
-        part = file[name]
+    for name in ("/", *_splits(file), *_names(file)):
+        part = open_part(file, name)
+        if part is None:
+            continue
         attributes = {key: plain(value) for key, value in part.attrs.items()}
         if name == "/":
             attributes.pop(SHA256, None)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.checksum import Checksum, reserve_sha256
+from fishing.chunks import check_filled
 from fishing.errors import StoreError
 
 #: The choices of how blobs are stored, each with its default first.
@@ -169,6 +170,7 @@ class _Rows:
         self._dataset = dataset
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype: np.dtype[Any] = dataset.dtype
+        self._filled: set[tuple[int, ...]] = set()
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -191,6 +193,7 @@ class _Rows:
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
         try:
+            check_filled(self._dataset, key, self._filled)
             values: NDArray[np.float32] = self._dataset[key]
         except (OSError, RuntimeError, ValueError) as error:
             dataset = self._dataset

@@ -14,14 +14,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from fishing.chunks import check_chunks
 from fishing.dataset import MAX_CLASSES, check_class_names, is_split_name
 
 MAX_OBJECTS = 10_000
 MAX_ROWS = 2**24
 MAX_WIDTH = 2**20
-_MAX_CHUNK = 2**22  # values
 _MAX_ATTRIBUTE = 2**20  # bytes
-_FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, LZF
 _KINDS = {"f2", "f4", "i1", "i8"}
 # The output of an inner product, and what the layers above make of it value by value.
 _SAME_WIDTH = (
@@ -39,7 +38,24 @@ def check_structure(file: h5py.File) -> None:
         for name in item.attrs:
             _check_attribute(item, name)
         if isinstance(item, h5py.Dataset):
-            _check_dataset(item, size)
+            check_dataset(item, size)
+
+
+def open_part(file: h5py.File, path: str) -> Any:
+    """Open a group or dataset by its path, or nothing where there is none.
+
+    Links that lead elsewhere are not followed.
+    """
+    item = file
+    for name in path.strip("/").split("/"):
+        if name:
+            if not isinstance(item, h5py.Group):
+                raise ValueError(f"no group at {item.name}")
+            if not item.id.links.exists(name.encode()):
+                return None
+            _check_link(item, name.encode())
+            item = item[name]
+    return item
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -101,9 +117,13 @@ def _walk(file: h5py.File) -> Iterator[Any]:
         if len(seen) + len(waiting) + len(item.id) > MAX_OBJECTS:
             raise ValueError(f"more than {MAX_OBJECTS} groups and datasets")
         for name in list(item.id):
-            if item.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-                raise ValueError(f"a link to elsewhere, {item.name}: {name!a}")
+            _check_link(item, name)
             waiting.append(item[name])
+
+
+def _check_link(group: h5py.Group, name: bytes) -> None:
+    if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"a link to elsewhere, {group.name}: {name!a}")
 
 
 def _check_attribute(item: Any, name: str) -> None:
@@ -116,7 +136,7 @@ def _check_attribute(item: Any, name: str) -> None:
         raise ValueError(f"an attribute {name!a} of type {dtype} and shape {shape}")
 
 
-def _check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
+def check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
     """Hold a dataset to be all there, and of a type and a size that can be."""
     name, shape, dtype = dataset.name, dataset.shape, dataset.dtype
     text = h5py.check_string_dtype(dtype)
@@ -126,27 +146,17 @@ def _check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
         raise ValueError(f"a shape of {shape} in {name}")
     if not 1 <= math.prod(shape[1:]) <= MAX_WIDTH:
         raise ValueError(f"a shape of {shape} in {name}")
+    if dataset.maxshape != shape:
+        raise ValueError(f"a shape that may grow to {dataset.maxshape} in {name}")
     plist = dataset.id.get_create_plist()
     layout, n_bytes = plist.get_layout(), math.prod(shape) * dtype.itemsize
-    if layout == h5py.h5d.CONTIGUOUS:
+    if layout == h5py.h5d.CHUNKED:
+        check_chunks(dataset, file_size)
+    elif layout == h5py.h5d.CONTIGUOUS and n_bytes:
         offset = dataset.id.get_offset()
-        is_there = plist.get_external_count() == 0 and (
-            n_bytes == 0 or (offset is not None and offset + n_bytes <= file_size)
-        )
-    elif layout == h5py.h5d.CHUNKED:
-        is_there = _has_all_chunks(dataset)
-    else:
-        is_there = layout == h5py.h5d.COMPACT
-    if not is_there:
+        if plist.get_external_count() or offset is None:
+            raise ValueError(f"no values, or such that lie elsewhere, in {name}")
+        if offset + n_bytes > file_size:
+            raise ValueError(f"values beyond the end of the file in {name}")
+    elif layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT):
         raise ValueError(f"no values, or such that lie elsewhere, in {name}")
-    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    if not filters <= _FILTERS:
-        raise ValueError(f"values behind filters {sorted(filters)} in {name}")
-
-
-def _has_all_chunks(dataset: h5py.Dataset) -> bool:
-    """Tell whether no chunk is missing: such a one reads as zeros, at no cost."""
-    sides = zip(dataset.shape, dataset.chunks, strict=True)
-    expected = math.prod(-(-length // chunk) for length, chunk in sides)
-    is_small = math.prod(dataset.chunks) <= _MAX_CHUNK
-    return is_small and bool(dataset.id.get_num_chunks() == expected)

@@ -24,9 +24,11 @@ from fishing.checksum import (
     SHA256,
     find_damage,
     plain,
+    read_outline,
     record_outline,
     reserve_sha256,
 )
+from fishing.chunks import check_filled
 from fishing.disk import EndlessInput, Output
 from fishing.errors import StoreError
 from fishing.rows import Rows as Rows
@@ -189,11 +191,21 @@ class FeaturesFile:
 
 
 def look(path: Path) -> None:
-    """Do all that opening a file takes, whatever comes of it: see `fishing.survey`."""
-    with suppress(StoreError), FeaturesFile(path) as file:
+    """Do all that opening a file takes: see `fishing.survey`."""
+    with FeaturesFile(path) as file:
         for split in file.splits.values():
             for rows in split.blobs.values():
                 rows[:1]
+
+
+def glance(path: Path) -> None:
+    """Do all that opening a damaged file takes, whatever comes of it."""
+    with (
+        suppress(*HDF5_ERRORS),
+        EndlessInput(path) as source,
+        h5py.File(source, "r") as file,
+    ):
+        read_outline(file, path.stat().st_size)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -239,7 +251,7 @@ def verify(path: Path, progress: Progress | None = None) -> None:
     StoreError
         If the file is missing, damaged (it names the datasets), or has no checksums.
     """
-    survey(path)
+    survey(path, damaged=True)
     report = progress or (lambda *_: None)
     damage: dict[str, str] = {}
     # What cannot even be opened is told of by FeaturesFile.
@@ -249,7 +261,8 @@ def verify(path: Path, progress: Progress | None = None) -> None:
         h5py.File(source, "r") as file,
     ):
         if file.attrs["format_version"] > 1:
-            damage = find_damage(file, lambda *done: report(path.name, *done))
+            size = path.stat().st_size
+            damage = find_damage(file, size, lambda *done: report(path.name, *done))
     if damage:
         found = "; ".join(f"{name}: {reason}" for name, reason in damage.items())
         raise StoreError(
@@ -361,20 +374,33 @@ def _read_split(group: h5py.Group) -> Split:
     if missing:
         raise ValueError(f"no {missing[0]} in {group.name}")
     split = Split(
-        image_id=tuple(group["image_id"].asstr()[:]),
-        labels=group["labels"][:] if labelled else None,
+        image_id=_texts(group["image_id"]),
+        labels=_values(group["labels"]) if labelled else None,
         classes=tuple(plain(group["labels"].attrs["classes"])) if labelled else (),
         blobs={name: open_rows(group[name]) for name in BLOBS},
-        failed_id=tuple(group["failed/image_id"].asstr()[:]),
-        failed_reason=tuple(group["failed/reason"].asstr()[:]),
-        failed_index=group["failed/index"][:],
-        failed_labels=group["failed/labels"][:] if labelled else None,
+        failed_id=_texts(group["failed/image_id"]),
+        failed_reason=_texts(group["failed/reason"]),
+        failed_index=_values(group["failed/index"]),
+        failed_labels=_values(group["failed/labels"]) if labelled else None,
         devkit=str(plain(group.attrs["devkit"])),
         list_sha256=str(plain(group.attrs["list_sha256"])),
     )
     _check_shapes(split, group.name)
     check_split(group.name, split)
     return split
+
+
+def _values(dataset: Any) -> NDArray[Any]:
+    """Read all values of a dataset."""
+    check_filled(dataset, slice(None), set())
+    values: NDArray[Any] = dataset[:]
+    return values
+
+
+def _texts(dataset: Any) -> tuple[str, ...]:
+    """Read a dataset of strings."""
+    check_filled(dataset, slice(None), set())
+    return tuple(dataset.asstr()[:])
 
 
 def _check_shapes(split: Split, name: str) -> None:

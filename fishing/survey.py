@@ -2,7 +2,8 @@
 
 libhdf5 crashes over some damaged files, and over others it goes round for ever. In goes
 a path; where a process of its own came through what opening the file takes, so will
-this one. That process is kept for the next file.
+this one, and what was refused there is not opened here. That process is kept for the
+next file.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _DEATHS = {-signal.SIGXCPU: "does not come to an end"}
 # The process sees the modules that this one sees, not those of the current folder.
 _START = (
     "import sys; sys.path[:] = {path!r}; "
-    "from fishing.store import look; from fishing.survey import serve; serve(look)"
+    "from fishing.store import glance, look; from fishing.survey import serve; "
+    "serve(look, glance)"
 )
 _lock = Lock()
 _process: subprocess.Popen[bytes] | None = None
@@ -36,13 +38,20 @@ _owner = 0
 _is_served = False
 
 
-def survey(path: Path) -> None:
+def survey(path: Path, *, damaged: bool = False) -> None:
     """Let another process open a features file.
+
+    Parameters
+    ----------
+    path : Path
+    damaged : bool
+        Whether to open what can be opened of a damaged file too, as `verify` does; then
+        no damage is told of.
 
     Raises
     ------
     StoreError
-        If that process dies, or does not come to an end.
+        As that process raised it, or if it dies or does not come to an end.
     """
     global _process, _owner
     if _is_served:  # this is that process
@@ -52,8 +61,11 @@ def survey(path: Path) -> None:
         if _process is None or _owner != os.getpid():
             _process, _owner = _start(), os.getpid()
         process, _process = _process, None  # gone, should it be left half-way
-        if _ask(process, path):
+        answer = _ask(process, path, damaged)
+        if answer.endswith(b"\n"):
             _process = process
+            if refusal := bytes.fromhex(answer.decode()).decode():
+                raise StoreError(refusal.replace(str(path.absolute()), str(path)))
             return
         code = process.wait()
     raise StoreError(
@@ -63,18 +75,28 @@ def survey(path: Path) -> None:
     )
 
 
-def serve(look: Callable[[Path], None]) -> None:
-    """Look at files until the process at the other end of the pipe hangs up."""
+def serve(look: Callable[[Path], None], glance: Callable[[Path], None]) -> None:
+    """Look at files until the process at the other end of the pipe hangs up.
+
+    Parameters
+    ----------
+    look, glance : callable
+        What opens a file, and what opens a damaged one; may raise a StoreError.
+    """
     global _is_served
     _is_served = True
     _set_limit(resource.RLIMIT_AS, MEMORY)
     _set_limit(resource.RLIMIT_CORE, 0)
     while line := sys.stdin.buffer.readline():
-        seconds, path = line.decode().split()
+        seconds, damaged, path = line.decode().split()
         used = int(time.process_time()) + 1
         _set_limit(resource.RLIMIT_CPU, used + int(seconds))
-        look(Path(os.fsdecode(bytes.fromhex(path))))
-        sys.stdout.buffer.write(b".")
+        refusal = ""
+        try:
+            (glance if damaged == "1" else look)(Path(os.fsdecode(bytes.fromhex(path))))
+        except StoreError as error:
+            refusal = str(error)
+        sys.stdout.buffer.write(refusal.encode(errors="replace").hex().encode() + b"\n")
         sys.stdout.buffer.flush()
 
 
@@ -88,17 +110,17 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _ask(process: subprocess.Popen[bytes], path: Path) -> bool:
-    """Send a path; whether the process outlived it."""
+def _ask(process: subprocess.Popen[bytes], path: Path, damaged: bool) -> bytes:
+    """Send a path; a line if the process outlived it, of what it raised in digits."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         name = os.fsencode(path.absolute()).hex()
-        process.stdin.write(f"{CPU_SECONDS} {name}\n".encode())
+        process.stdin.write(f"{CPU_SECONDS} {damaged:d} {name}\n".encode())
         process.stdin.flush()
     except BrokenPipeError:
-        return False
-    return process.stdout.read(1) == b"."
+        return b""
+    return process.stdout.readline()
 
 
 def _set_limit(kind: int, limit: int) -> None:

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import struct
 from pathlib import Path
 
 import pytest
 
 from campaigns import fuzz
+from fishing.errors import StoreError
+from fishing.store import FeaturesFile
+from hdf5_checksums import find_blocks, repair
 
 CORPUS = Path(__file__).parent / "corpus"
 COUNTS = {"features": 60, "graph": 300}
@@ -38,6 +43,43 @@ def test_a_short_campaign(reader: fuzz.Reader, tmp_path: Path) -> None:
     assert found.begun == found.taken + found.refused == count
     assert found.taken > 0
     assert found.refused > 0
+
+
+def test_repaired_files_are_read(tmp_path: Path) -> None:
+    """Past HDF5's own checksums, so that what comes behind them is tried."""
+    original = fuzz.READERS["features"]().seeds[0]
+    # The shape, and how far it may grow.
+    shape, other = (struct.pack("<QQQQ", n, 2, n, 2) for n in (5, 4))
+    blocks = find_blocks(original)
+    place = next(
+        place
+        for block in blocks
+        if (place := original.find(shape, block.start, block.stop)) >= 0
+    )
+    content = bytearray(original)
+    content[place : place + 32] = other
+    path = tmp_path / "f.h5"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="incorrect metadata checksum"):
+        FeaturesFile(path)
+    repair(content, original, blocks)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"a shape of \(4, 2\) in /t"):
+        FeaturesFile(path)
+
+
+def test_every_guarded_structure_is_found() -> None:
+    kinds = b"OHDR|OCHK|FRHP|FHDB|FSHD|FSSE|BTHD|BTLF|FAHD|FADB"
+    met = set()
+    for seed in fuzz.READERS["features"]().seeds:
+        starts = {block.start for block in find_blocks(seed)}
+        is_old = seed[8] == 0  # version of the superblock
+        assert bool(starts) != is_old
+        if not is_old:
+            found = {m.start(): m.group() for m in re.finditer(kinds, seed)}
+            assert starts == {0, *found}
+            met |= set(found.values())
+    assert met == set(kinds.split(b"|"))
 
 
 class _Fragile(fuzz.Reader):

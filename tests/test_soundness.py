@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from conftest import make_split, write_file
 from fishing.errors import StoreError
 from fishing.evaluate import evaluate
-from fishing.store import FeaturesFile, describe
+from fishing.store import FeaturesFile, describe, verify
 
 FC7 = "test/forward/fc7"
 Damage = Callable[[h5py.File], None]
@@ -113,7 +114,7 @@ CASES: dict[str, tuple[Damage, str]] = {
         _dataset(
             FC7, data=np.zeros((5, 6), "<f4"), chunks=(5, 2**23), maxshape=(5, None)
         ),
-        "no values",
+        "a shape that may grow to",
     ),
     "no columns": (_dataset(FC7, (5, 0), "<f4"), "a shape of"),
     "three axes": (_dataset(FC7, data=np.zeros((5, 6, 1), "<f4")), "(5, 6, 1)"),
@@ -206,14 +207,19 @@ def test_what_is_not_what_it_seems(path: Path, case: str) -> None:
     assert after - before < 2**18  # KiB
 
 
-def test_no_other_file_is_opened(path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("read", [describe, verify])
+@pytest.mark.parametrize(
+    "case", ["external link", "group elsewhere", "split elsewhere", "virtual dataset"]
+)
+def test_no_other_file_is_opened(path: Path, case: str, read) -> None:
     """What a link names is not even looked for."""
-    CASES["split elsewhere"][0](h5py.File(path, "a"))
+    with h5py.File(path, "a") as file:
+        CASES[case][0](file)
     other = path.with_name("other.h5")
     os.mkfifo(other.with_suffix(".pipe"))  # to open it would take forever
     os.replace(other.with_suffix(".pipe"), other)
-    with pytest.raises(StoreError, match="a link to elsewhere"):
-        describe(path)
+    with pytest.raises(StoreError, match="elsewhere"):
+        read(path)
 
 
 def test_a_bomb_of_zeros_is_read_in_pieces(tmp_path: Path, rng) -> None:
@@ -228,6 +234,60 @@ def test_a_bomb_of_zeros_is_read_in_pieces(tmp_path: Path, rng) -> None:
     with pytest.raises(StoreError):
         describe(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        zlib.compress(bytes(400)),
+        zlib.compress(bytes(2**26)),
+        zlib.compress(bytes(40 * 512 * 4))[:-9],
+        b"no zlib at all",
+    ],
+    ids=["short", "a bomb", "cut", "none"],
+)
+@pytest.mark.parametrize("place", [0, 512])
+def test_chunks_that_unpack_to_another_size(
+    tmp_path: Path, rng, content: bytes, place: int
+) -> None:
+    """HDF5 would hand out memory of others behind a short one, or crash."""
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 40, width=600))
+    with h5py.File(path, "a") as file:
+        values = file[FC7][:]
+        del file[FC7]
+        made = file.create_dataset(
+            FC7, data=values, chunks=(40, 512), compression="gzip"
+        )
+        made.id.write_direct_chunk((0, place), content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (lambda p: evaluate(p, train="test"), verify):
+        with pytest.raises(StoreError, match="a chunk of another size") as caught:
+            read(path)
+        assert f"/{FC7}" in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**15
+
+
+def test_chunks_that_are_not_packed(tmp_path: Path, rng) -> None:
+    """Filters that make a chunk no smaller are left out, chunk by chunk."""
+    for compression in ("lzf", "gzip"):
+        path = write_file(tmp_path / "f.h5", test=make_split(rng, 40, width=600))
+        with h5py.File(path, "a") as file:
+            del file[FC7]
+            made = file.create_dataset(
+                FC7,
+                (40, 600),
+                "<f4",
+                chunks=(40, 300),
+                compression=compression,
+                fillvalue=1.0,
+            )
+            made[:, 300:] = 2.0
+            values = rng.standard_normal((40, 300)).astype("<f4")
+            made.id.write_direct_chunk((0, 0), values.tobytes(), filter_mask=1)
+        with FeaturesFile(path) as found:
+            rows = found["test"].blobs["forward/fc7"]
+            assert (rows[:, :300] == values).all()
+            assert (rows[5] == np.append(values[5], np.full(300, 2.0))).all()
 
 
 def test_damage_among_the_values_is_an_error(tmp_path: Path, rng) -> None:

@@ -46,7 +46,8 @@ def test_one_process_looks_at_all_files(tmp_path: Path, rng) -> None:
     names = ["a.h5", "with space.h5", "line\nend.h5", "ü.h5", "none.h5"]
     for name in names[:-1]:
         survey(write_file(tmp_path / name, test=make_split(rng, 5)))
-    survey(tmp_path / names[-1])
+    with pytest.raises(StoreError, match=r"none\.h5', found none"):
+        survey(tmp_path / names[-1])
     process = module._process
     survey(tmp_path / "a.h5")
     assert module._process is process is not None

@@ -32,6 +32,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fishing.errors import FishingError
+from hdf5_checksums import Block, repair
 from readers import READERS, Reader
 
 MEMORY = 2**31  # bytes that a reader may ask for, beyond those of its libraries
@@ -55,16 +56,26 @@ def mutations(reader: Reader, seed: int, start: int, stop: int) -> Iterator[byte
     rng = random.Random()
     for number in range(start, stop):
         rng.seed(seed << 48 | number)
-        content = bytearray(rng.choice(reader.seeds))
-        kinds = _MEANINGS if reader.is_text and rng.random() < 0.5 else _MUTATIONS
-        for _ in range(1 + int(rng.expovariate(0.5))):
-            rng.choice(kinds)(rng, content, reader)
+        original = rng.choice(reader.seeds)
+        content = bytearray(original)
+        blocks = reader.guarded(original)
+        n_changes = 1 + int(rng.expovariate(0.5))
+        if blocks and rng.random() < 0.8:
+            for _ in range(n_changes):
+                rng.choice(_REPAIRED)(rng, content, blocks)
+            repair(content, original, blocks)
+        else:
+            kinds = _MEANINGS if reader.is_text and rng.random() < 0.5 else _MUTATIONS
+            for _ in range(n_changes):
+                rng.choice(kinds)(rng, content, reader)
         yield bytes(content)
 
 
 def campaign(reader: Reader, count: int, seed: int, keep: Path) -> Outcome:
     """Run inputs 0 to `count`, in processes of their own that may die."""
     outcome = Outcome(findings={})
+    for original in reader.seeds:
+        reader.guarded(original)  # takes a while: once for all processes
     start = 0
     while start < count:
         stop = min(start + BATCH, count)
@@ -282,12 +293,71 @@ def _cut(rng: random.Random, content: bytearray, _: Reader) -> None:
     del content[rng.randrange(len(content) + 1) :]
 
 
+def _inside(rng: random.Random, blocks: list[Block], size: int) -> slice:
+    """Choose a stretch of a guarded block, behind its signature."""
+    block = rng.choice(blocks)
+    start = rng.randrange(block.start + 4, block.stop)
+    return slice(start, min(start + size, block.stop))
+
+
+def _flip_inside(rng: random.Random, content: bytearray, blocks: list[Block]) -> None:
+    content[_inside(rng, blocks, 1).start] ^= 1 << rng.randrange(8)
+
+
+def _set_inside(rng: random.Random, content: bytearray, blocks: list[Block]) -> None:
+    content[_inside(rng, blocks, 1).start] = rng.choice(_BYTES)
+
+
+def _word_inside(rng: random.Random, content: bytearray, blocks: list[Block]) -> None:
+    word = rng.choice(_WORDS)
+    place = _inside(rng, blocks, len(word))
+    content[place] = word[: place.stop - place.start]
+
+
+def _copy_inside(rng: random.Random, content: bytearray, blocks: list[Block]) -> None:
+    source = _inside(rng, blocks, rng.choice([1, 2, 4, 8, 8, 16, 24]))
+    place = _inside(rng, blocks, source.stop - source.start)
+    content[place] = content[source][: place.stop - place.start]
+
+
+def _all_inside(rng: random.Random, content: bytearray, blocks: list[Block]) -> None:
+    """Change a number wherever its block has it: a shape, and how far it may grow."""
+    block = rng.choice(blocks)
+    place = _inside(rng, [block], 8)
+    old = bytes(content[place])
+    new = rng.choice([*_WORDS, *(struct.pack("<Q", n) for n in range(1, 9))])
+    new = new.ljust(len(old), b"\0")[: len(old)]
+    inside = slice(block.start + 4, block.stop)
+    content[inside] = content[inside].replace(old, new)
+
+
+def _address_inside(
+    rng: random.Random, content: bytearray, blocks: list[Block]
+) -> None:
+    """Let an address lead to another block, or to nowhere."""
+    starts = [block.start for block in blocks]
+    found = [
+        place
+        for start in starts
+        if (place := content.find(start.to_bytes(8, "little"))) >= 0
+    ]
+    if found:
+        place = rng.choice(found)
+        other = rng.choice([*starts, len(content), len(content) - 8, 2**64 - 1])
+        content[place : place + 8] = other.to_bytes(8, "little")
+
+
 _NAMES = re.compile(rb'"[^"\n]*"|[A-Za-z_]+')
 # Changes that leave a text well formed, so that what it means is tried too.
 _MEANINGS = [_word_swap, _small_number, _small_number]
 _MUTATIONS = [
     _flip, _flip, _set, _set, _word, _word, _insert, _delete, _repeat, _splice, _token,
     _token, _number, _number, _cut,
+]  # fmt: skip
+# Changes that leave the length as it is, so that checksums can be made right.
+_REPAIRED = [
+    _flip_inside, _set_inside, _word_inside, _copy_inside, _all_inside,
+    _address_inside,
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 from PIL import Image
 
@@ -22,6 +23,7 @@ from fishing.nets import load_net
 from fishing.preprocess import Preprocess
 from fishing.rows import storage_settings
 from fishing.store import FeaturesFile, Split, write_features
+from hdf5_checksums import Block, find_blocks
 
 MEMORY_DISK = Path("/dev/shm")
 
@@ -49,6 +51,10 @@ class Reader:
     def make_seeds(self) -> list[bytes]:
         """Make valid inputs."""
         raise NotImplementedError
+
+    def guarded(self, seed: bytes) -> list[Block]:
+        """Name the parts of a valid input that have checksums."""
+        return []
 
     def run(self, folder: Path, data: bytes) -> None:
         """Read one input; `folder` is for files."""
@@ -306,8 +312,12 @@ class Features(Reader):
     def make_seeds(self) -> list[bytes]:
         rng = np.random.default_rng(1)
         seeds = []
-        for dtype, compression in (("float32", "none"), ("float16", "gzip")):
-            splits = {name: _split(rng, n) for name, n in (("train", 5), ("test", 3))}
+        for n, dtype, compression in (
+            (5, "float32", "none"),
+            (5, "float16", "gzip"),
+            (300, "float32", "gzip"),  # of several chunks
+        ):
+            splits = {"train": _split(rng, n), "test": _split(rng, 3)}
             settings = {
                 "net": "n",
                 "temperature": 2.0,
@@ -318,7 +328,13 @@ class Features(Reader):
                 path = Path(folder) / "f.h5"
                 write_features(path, settings, splits)
                 seeds.append(path.read_bytes())
+                if n == 5:
+                    write_first_version(path, Path(folder) / "old.h5")
+                    seeds.append((Path(folder) / "old.h5").read_bytes())
         return seeds
+
+    def guarded(self, seed: bytes) -> list[Block]:
+        return find_blocks(seed)
 
     def run(self, folder: Path, data: bytes) -> None:
         # HDF5 knows a file by its inode: a file that it could not close must not come
@@ -332,6 +348,33 @@ class Features(Reader):
             for feature in ("x5", "dW7", "x7+y8", "dW8", "x8", "dW6"):
                 K, _ = Kernels(train, test)(feature)
                 assert np.isfinite(K).all()
+
+
+def write_first_version(path: Path, old: Path) -> None:
+    """Write a features file as format version 1 was: by HDF5 1.6, without checksums."""
+    with (
+        h5py.File(path) as source,
+        h5py.File(old, "w", libver=("earliest", "v108")) as target,
+    ):
+
+        def copy(name: str, part: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(part, h5py.Group):
+                made = target.require_group(name)
+            else:
+                layout = {}
+                if part.chunks:
+                    layout = {"chunks": part.chunks, "compression": part.compression}
+                made = target.create_dataset(name, data=part[:], **layout)
+            for key, value in part.attrs.items():
+                text = value.decode() if isinstance(value, bytes) else value
+                if isinstance(value, np.ndarray):
+                    text = [item.decode() for item in value]
+                if key != "sha256":
+                    made.attrs[key] = text
+
+        copy("/", source)
+        source.visititems(copy)
+        target.attrs["format_version"] = 1
 
 
 def _split(rng: np.random.Generator, n: int) -> Split:
