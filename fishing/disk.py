@@ -146,6 +146,11 @@ def replace_durably(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def _no_link(path: str, flags: int) -> int:
+    """Open a file, but not one elsewhere that a link of this name leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def put_in_place(whole: Path, path: Path) -> None:
     """Give a file that is whole its name, so that no power cut can tear it.
 
@@ -178,7 +183,7 @@ def lock(path: Path) -> IO[str]:
         If another process holds it; says which.
     """
     while True:
-        file = path.open("a+")
+        file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - held
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -97,7 +97,8 @@ def extract(
     strict : bool
         Stop at the first image that cannot be read, instead of recording it.
     progress : callable, optional
-        Called with the split, how many of its images are done, and of how many.
+        Called with the split, how many of its images are done, and of how many; then
+        with what is done to the file, and the same of all images.
 
     Returns
     -------
@@ -141,7 +142,7 @@ def extract(
             with closing(net):
                 for images in pending:
                     _extract_split(images, net, preprocess, writer, strict, progress)
-            writer.publish()
+            writer.publish(progress)
         names = {images.split for images in pending}
         return [
             Extracted(

@@ -1,14 +1,18 @@
 """The rows of one split while they are extracted, and a journal that says which count.
 
-In go batches, out comes a `Split`. A crash can tear no more than the batch in flight.
+In go batches, out comes a `Split`. A crash can tear no more than the batch in flight,
+and what is damaged later does not count.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -22,13 +26,27 @@ from fishing.errors import StoreError
 from fishing.rows import Rows
 from fishing.store import Split
 
+_BLOCK = 2**20  # bytes of rows that are read at once
+_REASON = 2**12  # bytes of a line that one failed image takes, at most
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a line of the journal tells of, and where the next one begins."""
+
+    n_done: int
+    n_rows: int
+    sha256: str
+    end: int
+
 
 class Journal:
     """The rows of a split in a plain file, and a journal of the batches.
 
     A row holds the blobs of one image one after the other. A line of the journal is
     written once the rows that it tells of are on the disk; what the last whole line
-    does not know is cut off.
+    does not know is cut off. A line has the checksum of its rows, and one of itself and
+    all lines before it.
 
     Parameters
     ----------
@@ -57,7 +75,8 @@ class Journal:
         self._images = images
         self._widths = dict(widths)
         self._row_bytes = 4 * sum(widths.values())
-        self.n_done, self._n_rows = 0, 0
+        self._batches = [_Batch(0, 0, "", 0)]
+        self._chain = ""
         self._failed: dict[int, str] = {}
         self._journal, self._rows = (
             # Unbuffered: closing on a full disk must have nothing left to write.
@@ -87,24 +106,59 @@ class Journal:
     def _recover(self) -> None:
         """Read the journal and cut off what it does not tell of."""
         n_bytes = os.fstat(self._rows.fileno()).st_size
-        whole = 0
-        self._journal.seek(0)
-        for line in self._journal.read().splitlines(keepends=True):
-            entry = _parse(line)
-            if whole == 0 and "list" in entry:
+        for line in self._lines():
+            entry, chain = _parse(line, self._chain)
+            if not self._chain and "list" in entry:
                 check_list(self._images.sha256, entry["list"], self._images.split)
-            elif (
-                whole and "rows" in entry and entry["rows"] * self._row_bytes <= n_bytes
-            ):
-                self.n_done, self._n_rows = entry["done"], entry["rows"]
-                self._failed.update({int(i): r for i, r in entry["failed"].items()})
+                batch = _Batch(0, 0, "", len(line))
+            elif self._chain and self._is_next(entry, n_bytes):
+                end = self._batches[-1].end + len(line)
+                batch = _Batch(entry["done"], entry["rows"], entry["sha256"], end)
+                self._failed |= {int(i): r for i, r in entry["failed"].items()}
             else:  # torn or damaged: what comes after it does not count either
                 break
-            whole += len(line)
-        self._journal.truncate(whole)
-        self._rows.truncate(self._n_rows * self._row_bytes)
-        if not whole:
-            self._log({"list": self._images.sha256})
+            self._batches.append(batch)
+            self._chain = chain
+        self._cut()
+        if not self._chain:
+            self._log({"list": self._images.sha256}, 0, 0)
+
+    def _lines(self) -> Iterator[bytes]:
+        """Read the journal line by line, none longer than an honest one can be."""
+        self._journal.seek(0)
+        source = io.BufferedReader(self._journal)
+        try:
+            while line := source.readline(_REASON * (1 + len(self._images))):
+                yield line
+        finally:
+            source.detach()  # else it would close the file
+
+    def _is_next(self, entry: Mapping[str, Any], n_bytes: int) -> bool:
+        """Tell whether an entry can follow the last batch."""
+        done, rows, failed = (entry.get(key) for key in ("done", "rows", "failed"))
+        before = self._batches[-1]
+        return (
+            type(done) is int
+            and type(rows) is int
+            and isinstance(failed, dict)
+            and isinstance(entry.get("sha256"), str)
+            and before.n_done < done <= len(self._images)
+            and before.n_rows <= rows <= n_bytes // self._row_bytes
+            and set(failed) <= {str(i) for i in range(before.n_done, done)}
+            and done - rows == len(self._failed) + len(failed)
+            and all(isinstance(r, str) and _is_text(r) for r in failed.values())
+        )
+
+    def _cut(self) -> None:
+        """Cut both files behind the last batch."""
+        last = self._batches[-1]
+        self._journal.truncate(last.end)
+        self._rows.truncate(last.n_rows * self._row_bytes)
+
+    @property
+    def n_done(self) -> int:
+        """How many images of the list, from its start, are done."""
+        return self._batches[-1].n_done
 
     @property
     def n_failed(self) -> int:
@@ -118,18 +172,61 @@ class Journal:
         failed: Mapping[int, str],
     ) -> None:
         """Write the rows, then the line that makes them count."""
-        n_rows = self._n_rows
+        n_rows, content = self._batches[-1].n_rows, b""
         if blobs:
             parts = [blobs[name].astype("<f4", copy=False) for name in self._widths]
             rows = np.concatenate(parts, axis=1)
-            write_durably(self._rows, rows.tobytes())
+            content = rows.tobytes()
+            write_durably(self._rows, content)
             n_rows += len(rows)
-        self._log({"done": n_done, "rows": n_rows, "failed": dict(failed)})
-        self.n_done, self._n_rows = n_done, n_rows
+        entry = {"done": n_done, "rows": n_rows, "failed": dict(failed)}
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._log({**entry, "sha256": sha256}, n_done, n_rows, sha256)
         self._failed.update(failed)
 
-    def _log(self, entry: Mapping[str, Any]) -> None:
-        write_durably(self._journal, json.dumps(entry).encode() + b"\n")
+    def _log(
+        self, entry: Mapping[str, Any], n_done: int, n_rows: int, sha256: str = ""
+    ) -> None:
+        """Write a line, and remember its batch."""
+        chain = _chained(self._chain, entry)
+        line = json.dumps({**entry, "chain": chain}).encode() + b"\n"
+        write_durably(self._journal, line)
+        end = self._batches[-1].end + len(line)
+        self._batches.append(_Batch(n_done, n_rows, sha256, end))
+        self._chain = chain
+
+    def check(self) -> Iterator[int]:
+        """Hold the rows to be those that were written, batch by batch.
+
+        Yields
+        ------
+        int
+            How many images are checked.
+
+        Raises
+        ------
+        StoreError
+            If rows are damaged; they and all after them do not count any more.
+        """
+        place = 0
+        for number, batch in enumerate(self._batches):
+            end = batch.n_rows * self._row_bytes
+            digest = hashlib.sha256()
+            while place < end:
+                block = os.pread(self._rows.fileno(), min(_BLOCK, end - place), place)
+                if not block:
+                    break
+                digest.update(block)
+                place += len(block)
+            if batch.sha256 and digest.hexdigest() != batch.sha256:
+                del self._batches[number:]
+                self._cut()
+                raise StoreError(
+                    f"expected the rows of split '{self._images.split}' that were "
+                    f"written before, found damage behind image {self.n_done}; the "
+                    "same command goes on from there"
+                )
+            yield batch.n_done
 
     def read(self) -> Split:
         """View the rows as a split."""
@@ -202,10 +299,26 @@ def _files(stem: Path) -> tuple[Path, Path]:
     )
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    """Read a line of a journal; nothing where it is torn or damaged."""
+def _parse(line: bytes, before: str) -> tuple[dict[str, Any], str]:
+    """Read a line of a journal and its checksum; nothing where it is damaged."""
     try:
         entry = json.loads(line) if line.endswith(b"\n") else {}
-    except ValueError:
-        return {}
-    return entry if isinstance(entry, dict) else {}
+        chain = entry.pop("chain")
+        is_whole = bool(chain == _chained(before, entry))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}, ""
+    return (entry, chain) if is_whole else ({}, "")
+
+
+def _chained(before: str, entry: Mapping[str, Any]) -> str:
+    """Make the checksum of an entry and all before it."""
+    return hashlib.sha256(before.encode() + json.dumps(entry).encode()).hexdigest()
+
+
+def _is_text(reason: str) -> bool:
+    """Tell whether a text can be written: JSON may hold half a character."""
+    try:
+        reason.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -7,7 +7,7 @@ dataset of float16 carries its ``scale``, a power of two: value = stored * scale
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -123,7 +123,7 @@ def create_rows(
     return dataset
 
 
-def write_rows(dataset: Any, rows: Any) -> None:
+def write_rows(dataset: Any, rows: Any) -> Iterator[int]:
     """Write values and their checksum, a few rows at a time.
 
     Parameters
@@ -132,6 +132,11 @@ def write_rows(dataset: Any, rows: Any) -> None:
         With room for a checksum; if it is of float16, also for a scale.
     rows : array_like, shape (n, ...)
         Sliced by rows; twice, where the type is float16.
+
+    Yields
+    ------
+    int
+        How many bytes of values were written since the last one.
     """
     is_half = dataset.dtype == np.float16
     blocks = [slice(i, i + _BLOCK_ROWS) for i in range(0, len(dataset), _BLOCK_ROWS)]
@@ -145,6 +150,7 @@ def write_rows(dataset: Any, rows: Any) -> None:
         values = values.astype(dataset.dtype, copy=False)
         checksum.update(values)
         dataset[block] = values
+        yield values.nbytes
     checksum.record(dataset)
 
 

@@ -278,7 +278,10 @@ def verify(path: Path, progress: Progress | None = None) -> None:
 
 
 def write_features(
-    path: Path, settings: Mapping[str, Any], splits: Mapping[str, Split]
+    path: Path,
+    settings: Mapping[str, Any],
+    splits: Mapping[str, Split],
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a features file in one go.
 
@@ -289,12 +292,15 @@ def write_features(
         How the values were made and, as `fishing.rows.storage_settings` says it, how
         they are stored; becomes the attributes of the file.
     splits : mapping of str to Split
+    progress : callable, optional
+        Called with how many bytes of values are written, and of how many.
 
     Raises
     ------
     OSError
         If the disk is full or lost.
     """
+    report = progress or (lambda *_: None)
     with (
         Output(path) as target,
         h5py.File(target, "w", libver=_HDF5_VERSION) as file,
@@ -315,9 +321,12 @@ def write_features(
             for name, split in splits.items()
         }
         file.flush()  # HDF5 puts off some of it
-        for datasets in made.values():
-            for dataset, values in datasets:
-                write_rows(dataset, values)
+        todo = [pair for datasets in made.values() for pair in datasets]
+        done, total = 0, sum(dataset.nbytes for dataset, _ in todo)
+        for dataset, values in todo:
+            for n_bytes in write_rows(dataset, values):
+                done += n_bytes
+                report(done, total)
         record_outline(file)
 
 

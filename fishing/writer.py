@@ -10,9 +10,10 @@ interrupted.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from fishing.dataset import ImageList
 from fishing.disk import lock, put_in_place, replace_durably, sync_folder
-from fishing.errors import StoreError
+from fishing.errors import StoreError, printable
 from fishing.journal import Journal, check_list
 from fishing.rows import with_storage
 from fishing.store import (
@@ -34,7 +35,10 @@ from fishing.store import (
     write_features,
 )
 
+Progress = Callable[[str, int, int], None]
+
 _RECORD = "settings.json"
+_MAX_RECORD = 2**20  # bytes
 
 
 class FeaturesWriter:
@@ -88,9 +92,11 @@ class FeaturesWriter:
     def _take_up(self, overwrite: bool) -> None:
         """Compare the settings with those of the work found, or start anew."""
         record = self._folder / _RECORD
-        names = {file.name for file in self._folder.iterdir()}
+        files = {file.name: file for file in self._folder.iterdir()}
         # All else goes before the record does: without it, files are not ours.
-        if names - {"lock", f"{_RECORD}.new"} and _RECORD not in names:
+        if (files.keys() - {"lock", f"{_RECORD}.new"} and _RECORD not in files) or any(
+            file.is_symlink() or not file.is_file() for file in files.values()
+        ):
             raise StoreError(
                 f"expected an interrupted extraction in {self._folder}, found other "
                 "files; move them away, or choose another --output"
@@ -213,18 +219,31 @@ class FeaturesWriter:
         self._splits.pop(split).close()
         Journal.remove(self._folder / split)
 
-    def publish(self) -> None:
+    def publish(self, progress: Progress | None = None) -> None:
         """Write the features file, give it its name, and remove the rows.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with what is done, for how many images, and of how many.
 
         Raises
         ------
         StoreError
-            If the file cannot be written; the rows stay, and a next run goes on.
+            If the file cannot be written; the rows stay, and a next run goes on. If
+            rows are damaged, it goes on from there.
         """
+        report = progress or (lambda *_: None)
+        n_checked, total = 0, sum(split.n_done for split in self._splits.values())
+        with _disk_errors(self.path):
+            for split in self._splits.values():
+                for n in split.check():
+                    report("checking rows", n_checked + n, total)
+                n_checked += split.n_done
         new = {name: split.read() for name, split in self._splits.items()}
         with _disk_errors(self.path):
             try:
-                self._write_whole(new)
+                self._write_whole(new, report)
                 put_in_place(self._whole, self.path)
             except BaseException:
                 with suppress(OSError):  # it would only fill the disk
@@ -234,14 +253,28 @@ class FeaturesWriter:
                 split.close()
                 Journal.remove(self._folder / name)
 
-    def _write_whole(self, new: Mapping[str, Split]) -> None:
+    def _write_whole(self, new: Mapping[str, Split], report: Progress) -> None:
         """Write splits behind those of the features file, if there is one."""
+        writing = f"writing {self.path.name}"
         if not self._published:
-            write_features(self._whole, self._settings, new)
+            progress = _in_images(report, writing, new)
+            write_features(self._whole, self._settings, new, progress)
             return
         with FeaturesFile(self.path) as old:
-            verify(self.path)  # damage must not get new checksums
-            write_features(self._whole, self._settings, {**old.splits, **new})
+            # Damage must not get new checksums.
+            check = _in_images(report, f"verifying {self.path.name}", old.splits)
+            verify(self.path, lambda _, done, total: check(done, total))
+            splits = {**old.splits, **new}
+            progress = _in_images(report, writing, splits)
+            write_features(self._whole, self._settings, splits, progress)
+
+
+def _in_images(
+    report: Progress, label: str, splits: Mapping[str, Split]
+) -> Callable[[int, int], None]:
+    """Tell of bytes as the images whose rows they are."""
+    n = sum(len(split) + len(split.failed_id) for split in splits.values())
+    return lambda done, total: report(label, n * done // max(total, 1), n)
 
 
 def _check_settings(
@@ -255,8 +288,11 @@ def _check_settings(
     for key in {**expected, **found}:
         if expected.get(key) != found.get(key):
             raise StoreError(
-                f"{path} was made with another {key}: expected {expected.get(key)}, "
-                f"found {found.get(key)}; choose another --output, or --overwrite"
+                printable(
+                    f"{path} was made with another {key}: expected "
+                    f"{expected.get(key)}, found {str(found.get(key))[:200]}; choose "
+                    "another --output, or --overwrite"
+                )
             )
 
 
@@ -265,19 +301,27 @@ def _write_record(
 ) -> None:
     """Write what determines the rows that wait, and what file they will replace."""
     content = {"settings": dict(settings), "replaced": replaced}
-    replace_durably(record, json.dumps(content).encode())
+    replace_durably(record, json.dumps({**content, **_checksum(content)}).encode())
 
 
 def _read_record(record: Path) -> tuple[dict[str, Any], list[int] | None]:
     """Read what `_write_record` wrote."""
     try:
-        found = json.loads(record.read_bytes())
+        with record.open("rb") as file:
+            found = json.loads(file.read(_MAX_RECORD))
+        content = {key: found[key] for key in ("settings", "replaced")}
+        if found != {**content, **_checksum(content)}:
+            raise ValueError
         return dict(found["settings"]), found["replaced"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise StoreError(
             f"{record}: expected the settings of an interrupted extraction, found "
             "something else; start anew with --overwrite"
         ) from None
+
+
+def _checksum(content: Mapping[str, Any]) -> dict[str, str]:
+    return {"sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest()}
 
 
 def _identity(path: Path) -> list[int] | None:

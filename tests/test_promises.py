@@ -32,6 +32,7 @@ from fishing.extract import extract
 from fishing.nets import NetSpec, load_net
 from fishing.preprocess import Preprocess
 from fishing.store import FeaturesFile
+from fishing.writer import _write_record
 
 BACKENDS = ["caffe", "onnx", "openvino"]
 
@@ -109,7 +110,7 @@ def _other_format(work: Work, folder: Path) -> None:
     if record.exists():
         content = json.loads(record.read_text())
         content["settings"]["format_version"] = 1
-        record.write_text(json.dumps(content))
+        _write_record(record, content["settings"], content["replaced"])
     else:
         with h5py.File(folder / "f.h5", "a") as file:
             file.attrs["format_version"] = 1
