@@ -265,7 +265,7 @@ def _find_image(folder: Path, image_id: str) -> Path:
 def _lines(file: Path) -> list[tuple[int, list[str]]]:
     """Read the fields of all lines that are not blank, with the lines' numbers."""
     try:
-        text = _read_at_most(file, MAX_LIST_BYTES).decode("utf-8-sig")
+        text = read_at_most(file, MAX_LIST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(
             f"expected the list '{file}', found none; "
@@ -280,7 +280,7 @@ def _lines(file: Path) -> list[tuple[int, list[str]]]:
     return fields
 
 
-def _read_at_most(file: Path, n_bytes: int) -> bytes:
+def read_at_most(file: Path, n_bytes: int) -> bytes:
     """Read a file, unless it is none or has no end; a ValueError says so."""
     if file.exists() and not file.is_file():
         raise ValueError("none that can be read to its end")

@@ -20,6 +20,11 @@ from fishing.store import FeaturesFile
 from fishing.summary import rank
 from fishing.thumbnails import Thumbnails
 
+_SOURCE: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("net", "prototxt_sha256", "weights_sha256", "backend"), str),
+    **{"label": str, "temperature": (int, float), "preprocess": dict},
+}
+
 
 def write_report(
     results: Path,
@@ -58,6 +63,7 @@ def write_report(
     """
     evaluation = read_results(results)
     record = evaluation.record
+    _check_source(record["source"])
     with FeaturesFile(features or evaluation.path) as file:
         if file.settings != record["source"]:
             raise EvaluationError(
@@ -99,6 +105,16 @@ def write_report(
     return path
 
 
+def _check_source(source: dict[str, Any]) -> None:
+    """Hold what results say of their features to have what the page tells of it."""
+    for key, kind in _SOURCE.items():
+        if not isinstance(source.get(key), kind):
+            raise EvaluationError(
+                f"expected results that say of what {key} their features are, found "
+                "none of them; evaluate anew"
+            )
+
+
 def _tempered(
     results: Path, record: dict[str, Any]
 ) -> list[tuple[float, dict[str, Any]]]:
@@ -106,7 +122,7 @@ def _tempered(
     found = {}
     for path in sorted(results.glob("*/results.json")):
         other = read_record(path.parent)
-        tau = other["source"]["temperature"]
+        tau = other["source"].get("temperature")
         same = {**other["source"], "temperature": record["source"]["temperature"]}
         keys = ("protocol", "train", "test", "C", "lists")
         if same == record["source"] and all(other[k] == record[k] for k in keys):

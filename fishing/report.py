@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.dataset import read_at_most
 from fishing.errors import EvaluationError
 from fishing.evaluate import Evaluation
+from fishing.record import check_record
 from fishing.search import Neighbour
 from fishing.store import one_line
 
 _COLUMN, _NAME = 8, 6
-_KEYS = (
-    *("protocol", "train", "test", "C", "classes", "features"),
-    *("source", "lists", "versions", "features_file"),
-)
+_MAX_BYTES = 2**28  # of a file of results
 
 
 def format_table(record: dict[str, Any], width: int | None = None) -> str:
@@ -249,29 +248,29 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Read results.json alone; raises as `read_results`."""
     path = folder / "results.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in _KEYS if key not in record]
+        record = json.loads(read_at_most(path, _MAX_BYTES))
+        check_record(record)
     except FileNotFoundError:
         raise EvaluationError(
             f"expected results at '{path}', found none; `fishing evaluate` makes them"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EvaluationError(
-            f"{path}: expected a record of results, found {error}; evaluate anew"
+            f"{path}: expected a record of results, found {one_line(error)}; evaluate "
+            "anew"
         ) from None
-    if missing:
-        raise EvaluationError(
-            f"{path}: expected a record with '{missing[0]}', found none; evaluate anew"
-        )
     return dict(record)
 
 
 def _read_scores(path: Path) -> dict[str, float]:
     """Read lines ``id score``."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        pairs = (line.rsplit(maxsplit=1) for line in lines)
-        return {image_id: float(score) for image_id, score in pairs}
+        lines = read_at_most(path, _MAX_BYTES).decode().splitlines()
+        pairs = [line.rsplit(maxsplit=1) for line in lines]
+        scores = {image_id: float(score) for image_id, score in pairs}
+        if len(scores) < len(pairs) or not all(map(math.isfinite, scores.values())):
+            raise ValueError("an id twice, or a score that is no number")
+        return scores
     except (OSError, ValueError) as error:
         raise EvaluationError(
             f"expected lines 'id score' in '{path}', found {one_line(error)}; evaluate "

@@ -134,6 +134,11 @@ class FeaturesFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and not path.is_file():
+            raise StoreError(
+                f"expected a features file at '{path}', found a folder, a device or a "
+                "pipe"
+            )
         survey(path)
         try:
             self._file = h5py.File(path, "r")

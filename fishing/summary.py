@@ -68,12 +68,22 @@ def rank(evaluation: Evaluation, testing: Split) -> Ranked:
     """
     record = evaluation.record
     name, classes = record["test"], tuple(record["classes"])
-    if record["lists"][name] != testing.list_sha256:
+    if record["lists"].get(name) != testing.list_sha256:
         raise EvaluationError(
             "expected the features that were evaluated, found another list of "
             f"'{name}'; evaluate them anew, or name the right file with --features"
         )
     image_id, labels = all_labels(testing, name, classes)
+    for feature, result in record["features"].items():
+        for j, other in enumerate(classes):
+            if result["AP"][other] is not None and not (
+                (labels[:, j] > 0).any()
+                and np.isfinite(evaluation.scores[feature][:, j]).all()
+            ):
+                raise EvaluationError(
+                    f"expected positives and the scores of all images of '{name}' in "
+                    f"class '{other}' by {feature}, found some missing; evaluate anew"
+                )
     place = {i: n for n, i in enumerate(image_id)}
     unknown = [i for i in evaluation.image_id if i not in place]
     if unknown:

@@ -56,6 +56,7 @@ ORDER = [
     "metrics",
     "evaluate",
     "retrieval",
+    "record",
     "report",
     "submission",
     "paper",

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import h5py
 import numpy as np
 from PIL import Image
 
-from fishing import survey
+from fishing import contents, survey
 from fishing.backends import BLOBS
 from fishing.backends.caffe_files import read_net, read_weights
 from fishing.backends.onnx import OnnxBackend
-from fishing.dataset import read_splits
+from fishing.dataset import ImageList, read_splits
+from fishing.errors import StoreError
+from fishing.evaluate import evaluate
 from fishing.kernel import Kernels
 from fishing.nets import load_net
+from fishing.page import write_report
 from fishing.preprocess import Preprocess
+from fishing.report import format_table, read_results, write_results
 from fishing.rows import storage_settings
 from fishing.store import FeaturesFile, Split, write_features
+from fishing.writer import FeaturesWriter
 from hdf5_checksums import Block, find_blocks
 
 MEMORY_DISK = Path("/dev/shm")
@@ -393,6 +400,128 @@ def _split(rng: np.random.Generator, n: int) -> Split:
     )
 
 
+class Interrupted(Reader):
+    """The folder of an interrupted extraction, up to the features file it becomes."""
+
+    name = "interrupted"
+    tokens = (
+        b'"done": 3', b'"rows": 2', b'"failed": {"1": "x"}', b"\n", b"{}", b"[" * 9999,
+        b'"replaced": [1, 2, 3]', b"%%%%", b"null", b"-1", b"true", b'"sha256": ""',
+    )  # fmt: skip
+    _SETTINGS: ClassVar = {"net": "n", "temperature": 2.0, "preprocess": {"size": 8}}
+    _FILES = "settings.json", "t.journal", "t.rows"
+    _BATCHES = ((3, (0, 2)), (4, (3,)), (7, (4, 5, 6)))  # images done, those with rows
+
+    def make_seeds(self) -> list[bytes]:
+        seeds = []
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "f.h5"
+            for n in range(1, 4):
+                with self._writer(path) as writer:
+                    self._go_on(writer, n)
+                parts = [path.with_name("f.h5.partial") / name for name in self._FILES]
+                seeds.append(b"%%%%".join(part.read_bytes() for part in parts))
+            with self._writer(path) as writer:
+                self._go_on(writer, 3)
+                writer.publish()
+            self._whole = path.read_bytes()
+        return seeds
+
+    def _writer(self, path: Path) -> FeaturesWriter:
+        return FeaturesWriter(path, self._SETTINGS)
+
+    def _go_on(self, writer: FeaturesWriter, n_batches: int) -> None:
+        """Append what is missing of the first batches."""
+        ids = tuple(f"im{i}" for i in range(7))
+        images = ImageList(
+            "t",
+            ids,
+            tuple(map(Path, ids)),
+        )
+        start = writer.open_split(images, dict.fromkeys(BLOBS, 2))
+        before = 0
+        for done, kept in self._BATCHES[:n_batches]:
+            if done > start:
+                assert before >= start
+                rows = np.float32([[i, i + 0.5] for i in kept])
+                failed = sorted({*range(before, done)} - {*kept})
+                reasons = dict.fromkeys(failed, "empty file")
+                writer.append("t", done, dict.fromkeys(BLOBS, rows), reasons)
+            before = done
+
+    def run(self, folder: Path, data: bytes) -> None:
+        path, work = folder / "f.h5", folder / "f.h5.partial"
+        shutil.rmtree(work, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        work.mkdir()
+        for name, content in zip(self._FILES, data.split(b"%%%%"), strict=False):
+            (work / name).write_bytes(content)
+        for is_last in (False, True):
+            try:
+                with self._writer(path) as writer:
+                    self._go_on(writer, 3)
+                    writer.publish()
+                break
+            except StoreError as error:
+                if is_last or "goes on from there" not in str(error):
+                    raise
+        assert path.read_bytes() == self._whole
+
+
+class Results(Reader):
+    """A folder of results, up to the page of a report without its plots."""
+
+    name = "results"
+    is_text = True
+    tokens = (
+        b"%%", b"[" * 9999, b"{}", b"[]", b"null", b"NaN", b"true", b'"AP": {}',
+        b"im0 1\n", b'"../../x"', b"\\ud800", b"\\u0000", b'"x7+x7"', b"im0 nan\n",
+        b"\n", b"-1", b"2", b"1e999", b'"dW7"', b'"mAP": 0.5',
+    )  # fmt: skip
+
+    def make_seeds(self) -> list[bytes]:
+        rng = np.random.default_rng(4)
+        splits = {"train": _split(rng, 9), "test": _split(rng, 7)}
+        settings = {
+            **dict.fromkeys(("net", "backend", "label"), "n"),
+            **dict.fromkeys(("prototxt_sha256", "weights_sha256"), "0" * 64),
+            **{"temperature": 2.0, "preprocess": {"size": 8}},
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "f.h5"
+            write_features(path, settings, splits)
+            self._features = path.read_bytes()
+            evaluation = evaluate(path, train="train", features=("x7", "dW7", "x5+x6"))
+            write_results(evaluation, Path(folder) / "r")
+            self._others = {
+                f"{file.parent.name}/{file.name}": file.read_bytes()
+                for file in (Path(folder) / "r").glob("*/*.txt")
+            }
+            record = (Path(folder) / "r" / "results.json").read_bytes()
+        self._scores = next(iter(self._others))
+        return [record + b"%%" + self._others[self._scores]]
+
+    def prepare(self, folder: Path) -> None:
+        for name in vars(contents):
+            if name.endswith("_plot") or name == "for_page":  # slow, and read nothing
+                setattr(contents, name, lambda *_: "<svg></svg>")
+        (folder / "f.h5").write_bytes(self._features)
+        for name, content in self._others.items():
+            for part in (folder / "r", folder / "r" / "t4"):
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                (part / name).write_bytes(content)
+
+    def run(self, folder: Path, data: bytes) -> None:
+        record, scores, *_ = (*data.split(b"%%"), b"")
+        other = record.replace(b'"temperature": 2.0', b'"temperature": 4.0')
+        (folder / "r" / "results.json").write_bytes(record)
+        (folder / "r" / "t4" / "results.json").write_bytes(other)
+        (folder / "r" / self._scores).write_bytes(scores)
+        found = read_results(folder / "r").record
+        format_table(found)
+        write_report(folder / "r", folder / "page", features=folder / "f.h5")
+
+
 class Images(Reader):
     """Image files of every format that may be met."""
 
@@ -446,5 +575,8 @@ class Images(Reader):
 
 READERS: dict[str, type[Reader]] = {
     kind.name: kind
-    for kind in (Prototxt, Caffemodel, Graph, Toml, Lists, Features, Images)
+    for kind in (
+        *(Prototxt, Caffemodel, Graph, Toml, Lists, Features, Interrupted),
+        *(Results, Images),
+    )
 }

@@ -1,0 +1,93 @@
+"""Feed readers with inputs that are chosen by the code they reach.
+
+`fuzz.py` changes valid files blindly; here libFuzzer sees which lines of this project
+an input gets to, and goes on from those that get further. It needs atheris, which is no
+dependency of this project and wants an environment of its own:
+
+    python3 -m venv build/guided && build/guided/bin/pip install atheris
+    PYTHONPATH=.:$(echo .venv/lib/python3*/site-packages) build/guided/bin/python \\
+        tests/campaigns/guided.py --reader prototxt --seconds 300
+
+Inputs that reach new code stay in --keep and are where the next run begins. Findings
+are told of as in `fuzz.py`, and lie beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import sys
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).parent))
+with atheris.instrument_imports(include=["fishing"]):
+    import fuzz
+    from readers import READERS, Reader
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--reader", choices=READERS, required=True)
+    parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--keep", type=Path, default=Path("build/fuzz"))
+    arguments = parser.parse_args()
+    reader = READERS[arguments.reader]()
+    corpus = arguments.keep / reader.name / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(reader.seeds):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    corpus.with_name("words").write_text(
+        "".join(f'"{_escaped(token)}"\n' for token in reader.tokens)
+    )
+    with mmap.mmap(-1, fuzz.COUNTS.size) as shared:
+        child = os.fork()  # libFuzzer ends its process as it likes
+        if child == 0:
+            _fuzz(reader, arguments.seconds, arguments.keep, corpus, shared)
+        _, status = os.waitpid(child, 0)
+        begun, taken, refused = fuzz.COUNTS.unpack_from(shared)
+    print(
+        f"{reader.name}: {begun} inputs, {taken} taken, {refused} refused, exit code "
+        f"{os.waitstatus_to_exitcode(status)}, {len(list(corpus.iterdir()))} inputs "
+        f"reach other code; findings lie in {corpus.parent}"
+    )
+
+
+def _fuzz(
+    reader: Reader, seconds: int, keep: Path, corpus: Path, shared: mmap.mmap
+) -> None:
+    begun = taken = refused = 0
+    findings: dict[str, int] = {}
+    with reader.opened() as run:
+
+        def one_input(data: bytes) -> None:
+            nonlocal begun, taken, refused
+            what = fuzz.judge(run, data)
+            begun += 1
+            taken += what is None
+            refused += what == ""
+            fuzz.COUNTS.pack_into(shared, 0, begun, taken, refused)
+            if what:
+                fuzz.note(findings, keep, reader, what, data)
+
+        options = [
+            f"-max_total_time={seconds}",
+            f"-timeout={fuzz.PATIENCE}",
+            f"-rss_limit_mb={fuzz.MEMORY // 2**20}",
+            f"-artifact_prefix={corpus.parent}/",
+            f"-dict={corpus.with_name('words')}",
+            "-max_len=4096",
+            "-verbosity=0",
+        ]
+        atheris.Setup([sys.argv[0], *options, str(corpus)], one_input)
+        atheris.Fuzz()
+
+
+def _escaped(token: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in token)
+
+
+if __name__ == "__main__":
+    main()
