@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,7 @@ def run_tests(
         Number of the GPU, if not the first.
     """
 
-    def run(index: int) -> tuple[int, str]:
+    def run(index: int, temporary: str) -> tuple[int, str]:
         # One BLAS thread per process: there is a process for every core.
         sharding = {"GTEST_TOTAL_SHARDS": str(shards), "GTEST_SHARD_INDEX": str(index)}
         result = subprocess.run(
@@ -61,7 +62,12 @@ def run_tests(
                 *([device] if device else []),
             ],
             cwd=folder,
-            env={**os.environ, **sharding, "OPENBLAS_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                **sharding,
+                "OPENBLAS_NUM_THREADS": "1",
+                "TMPDIR": temporary,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -69,8 +75,12 @@ def run_tests(
         )
         return result.returncode, result.stdout
 
-    with ThreadPoolExecutor(shards) as pool:
-        results = list(pool.map(run, range(shards)))
+    # The tests leave their files behind.
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        ThreadPoolExecutor(shards) as pool,
+    ):
+        results = list(pool.map(run, range(shards), [temporary] * shards))
     passed = failed = 0
     logs = []
     for code, text in results:

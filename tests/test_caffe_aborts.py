@@ -168,9 +168,12 @@ def test_the_net_itself_is_good(net: Path, devkit: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("case", ABORTS)
 def test_an_abort_is_one_line(
-    net: Path, devkit: Path, tmp_path: Path, tmp_path_factory, case: str
+    net: Path, devkit: Path, tmp_path: Path, tmp_path_factory, monkeypatch, case: str
 ) -> None:
     old, new, message = ABORTS[case]
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     bad = tmp_path_factory.mktemp("bad")
     for file in net.iterdir():
         (bad / file.name).write_bytes(file.read_bytes())
@@ -178,6 +181,7 @@ def test_an_abort_is_one_line(
     (bad / "deploy.prototxt").write_text(PROTOTXT.replace(old, new, 1))
     line = _refused(bad, devkit, tmp_path)
     assert re.search(message, line), line
+    assert not any(temporary.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,21 @@ def test_gtest_logs_are_counted(build, text, code, counts):
     assert importlib.import_module("gtests").count_tests(text, code) == counts
 
 
+def test_what_gtests_leave_behind_is_removed(build, tmp_path, monkeypatch):
+    program = tmp_path / "caffe_tests"
+    program.write_text(
+        "#!/bin/sh\ntouch $TMPDIR/caffe_test.$GTEST_SHARD_INDEX\necho $TMPDIR\n"
+        "echo '[       OK ] A.a (0 ms)'\necho '[  PASSED  ] 1 test.'\n"
+    )
+    program.chmod(0o755)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    run_tests = importlib.import_module("gtests").run_tests
+    assert run_tests(program, "all", 2, folder=tmp_path)[:2] == (2, 0)
+    assert not any(temporary.iterdir())
+
+
 def test_usage(build, capsys):
     assert build.main([]) == 2
     assert "usage" in capsys.readouterr().err

@@ -19,10 +19,11 @@ from fishing.backends.caffe_files import MAX_NET_BYTES, read_net
 from fishing.backends.caffe_text import parse_text
 from fishing.backends.onnx_graph import gradient_graph
 from fishing.dataset import read_splits
-from fishing.errors import DataError, ImageError, NetError
+from fishing.errors import DataError, ImageError, NetError, StoreError
 from fishing.fetch import fetch_weights
 from fishing.nets import load_net
 from fishing.preprocess import read_image
+from fishing.store import describe
 
 MIB = 2**20
 
@@ -168,6 +169,12 @@ def test_ids_that_lead_elsewhere(tmp_path: Path, image_id: str, is_devkit) -> No
     with pytest.raises(DataError, match="expected printable ids below the folder") as e:
         read_splits(tmp_path, ["t"])
     assert str(e.value).isprintable()
+
+
+def test_features_that_are_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f.h5")
+    with pytest.raises(StoreError, match="found a folder, a device or a pipe"):
+        describe(tmp_path / "f.h5")
 
 
 def test_lists_that_are_none(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,68 @@ def test_results_are_read_back(tmp_path: Path) -> None:
     expected = [[0.25, nan, -1.5], [nan, nan, 1e-7]]  # -inf has no line
     np.testing.assert_array_equal(found.scores["x7"], expected)
     assert list(found.scores) == ["x7", "x5+x6"]
+
+
+def _changed(**changes: object) -> str:
+    return json.dumps({**RECORD, "features_file": "f.h5", **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_changed(test="../../x"), "a 'test' of"),
+        (_changed(classes=["a/b", "boat", "car"]), "without '/'"),
+        (_changed(classes="abc"), "a 'classes' of"),
+        (_changed(classes=["boat", "boat", "car"]), "each class once"),
+        (_changed(features={}), "a 'features' of"),
+        (_changed(features={"../x": {}}), "a feature '../x'"),
+        (_changed(features={"x7": {"mAP": 2, "AP": {}}}), "no average precisions"),
+        (_changed(features={"x7": {"mAP": 0.5, "AP": {"boat": 1}}}), "no average pr"),
+        (_changed(C="1"), "a 'C' of"),
+        (_changed(C=float("nan")), "a 'C' of"),
+        (_changed(C=10**400), "a 'C' of"),
+        (_changed(protocol=["voc2007"]), "a 'protocol' of"),
+        (_changed(lists=[1]), "a 'lists' of"),
+        (_changed(versions={"python": "3\n"}), "a text '3.*n'"),
+        (_changed(features_file="\ud800"), "a text '.*ud800'"),
+        (_changed(source=None), "a 'source' of"),
+        ("[" * 100_000, "recursion"),
+        ('{"C": ' + "9" * 5000 + "}", "limit"),
+    ],
+    ids=lambda value: str(value)[-30:],
+)
+def test_records_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(EvaluationError, match=message) as caught:
+        read_results(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_classes_that_only_some_features_were_measured_on(tmp_path: Path) -> None:
+    features = {
+        "x7": {"mAP": 0.5, "AP": {"aeroplane": 0.5, "boat": None, "car": None}},
+        "x6": {"mAP": 0.5, "AP": {"aeroplane": None, "boat": 0.5, "car": None}},
+    }
+    (tmp_path / "results.json").write_text(_changed(features=features))
+    with pytest.raises(EvaluationError, match="measured on other classes"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a 1\na 2\n", "a nan\n", "a inf\n"])
+def test_scores_that_cannot_be(tmp_path: Path, text: str) -> None:
+    write_results(_evaluation(), tmp_path)
+    (tmp_path / "x7" / "comp1_cls_test_car.txt").write_text(text)
+    with pytest.raises(EvaluationError, match="an id twice, or a score that is no num"):
+        read_results(tmp_path)
+
+
+def test_results_that_have_no_end(tmp_path: Path) -> None:
+    write_results(_evaluation(), tmp_path)
+    for name in ("x7/comp1_cls_test_car.txt", "results.json"):
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(EvaluationError, match="none that can be read to its end"):
+            read_results(tmp_path)
 
 
 def test_results_that_cannot_be_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import resource
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from fishing import writer as writer_module
 from fishing.backends import BLOBS
 from fishing.dataset import ImageList
 from fishing.errors import StoreError
+from fishing.journal import _chained
 from fishing.rows import storage_settings
 from fishing.store import FeaturesFile
 from fishing.writer import FeaturesWriter
@@ -101,6 +103,115 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, file: str) -> None:
     assert writer.n_failed("test") == 2
     torn.write_bytes(torn.read_bytes() + b'{"done": 9, "rows"')
     assert _write(path, "test") == whole
+
+
+@pytest.mark.parametrize("file", ["test.journal", "test.rows", "settings.json"])
+def test_no_flipped_bit_passes(tmp_path: Path, file: str) -> None:
+    """It costs batches, or is refused; what is published is right to the last bit."""
+    whole = _write(tmp_path / "whole.h5", "test")
+    path, work = tmp_path / "f.h5", tmp_path / "f.h5.partial"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+        _append(writer, "test", BATCHES)
+    files = {part.name: part.read_bytes() for part in work.iterdir()}
+    messages = set()
+    for bit in range(0, 8 * len(files[file]), 101):
+        work.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (work / name).write_bytes(content)
+        damaged = bytearray(files[file])
+        damaged[bit // 8] ^= 1 << bit % 8
+        (work / file).write_bytes(damaged)
+        for _ in range(2):
+            try:
+                with FeaturesWriter(path, SETTINGS) as writer:
+                    done = writer.open_split(_list("test"), WIDTHS)
+                    start = [0, *(upto for upto, _ in BATCHES)].index(done)
+                    _append(writer, "test", BATCHES[start:], done)
+                    writer.publish()
+                break
+            except StoreError as error:
+                messages.add(str(error).split("; ")[-1])
+        if file == "settings.json":
+            assert not path.exists()
+        else:
+            assert path.read_bytes() == whole
+            path.unlink()
+    assert (
+        messages
+        == {
+            "test.journal": set(),
+            "test.rows": {"the same command goes on from there"},
+            "settings.json": {"start anew with --overwrite"},
+        }[file]
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"done": 3.0}, {"done": True}, {"done": -1}, {"done": 99}, {"done": "3"},
+        {"done": 4}, {"rows": 0}, {"rows": 3}, {"rows": 99}, {"rows": None},
+        {"failed": []}, {"failed": {}}, {"failed": {"0": 1}}, {"failed": {"00": "x"}},
+        {"failed": {"7": "x"}}, {"failed": {"0": "\ud800"}}, {"sha256": 3}, {"list": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_entries_that_cannot_be_do_not_count(tmp_path: Path, change) -> None:
+    """Even such as have a right checksum."""
+    path = tmp_path / "f.h5"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+        _append(writer, "test", BATCHES[:1])
+    journal = tmp_path / "f.h5.partial" / "test.journal"
+    first, second = map(json.loads, journal.read_bytes().splitlines())
+    entry = {key: value for key, value in second.items() if key != "chain"} | change
+    if change.keys() == {"list"}:
+        entry = {"list": "0" * 64}
+    chain = _chained(first["chain"], entry)
+    lines = (json.dumps(line) for line in (first, {**entry, "chain": chain}))
+    journal.write_text("".join(f"{line}\n" for line in lines))
+    with FeaturesWriter(path, SETTINGS) as writer:
+        assert writer.open_split(_list("test"), WIDTHS) == 0
+
+
+@pytest.mark.parametrize("name", ["test.rows", "settings.json", "lock", "whole.h5"])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_links_to_other_files_are_refused(
+    tmp_path: Path, name: str, overwrite: bool
+) -> None:
+    path, other = tmp_path / "f.h5", tmp_path / "thesis.txt"
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+        _append(writer, "test", BATCHES[:1])
+    part = tmp_path / "f.h5.partial" / name
+    other.write_bytes(part.read_bytes() if part.exists() else b"mine")
+    before = other.read_bytes()
+    part.unlink(missing_ok=True)
+    part.symlink_to(other)
+    with pytest.raises(StoreError, match=r"found other files|symbolic links"):
+        FeaturesWriter(path, SETTINGS, overwrite=overwrite)
+    assert other.read_bytes() == before
+
+
+def test_publishing_shows_progress(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    for split, labels in (
+        ("train", ["checking rows", "writing f.h5"]),
+        ("test", ["checking rows", "verifying f.h5", "writing f.h5"]),
+    ):
+        calls: list[tuple[str, int, int]] = []
+        with FeaturesWriter(path, SETTINGS) as writer:
+            writer.open_split(_list(split), WIDTHS)
+            _append(writer, split, BATCHES)
+            writer.publish(lambda *call, calls=calls: calls.append(call))
+        assert list(dict.fromkeys(label for label, _, _ in calls)) == labels
+        for label in labels:
+            done = [n for name, n, _ in calls if name == label]
+            (total,) = {n for name, _, n in calls if name == label}
+            assert done == sorted(done)
+            of_both = split == "test" and "writing" in label
+            assert done[-1] == total == (20 if of_both else 10)
 
 
 def test_a_split_is_added(tmp_path: Path) -> None:

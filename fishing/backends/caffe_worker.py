@@ -108,16 +108,18 @@ class CaffeNet:
             batch_size=batch_size or 1,
             input_size=input_size,
         )
-        with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
+        # Without a name: nothing stays of it where Caffe aborts.
+        with tempfile.TemporaryFile("w+") as file:
             file.write(str(self._derived.param))
-            file.flush()
+            file.seek(0)
+            name = f"/dev/fd/{file.fileno()}"
             if device == "cpu" and sys.platform == "linux":
                 # A net that was only made holds parameters and little else.
                 _limit_memory(_memory_used() + 2 * weights.stat().st_size + _ROOM)
-                self.net = caffe.Net(file.name, caffe.TEST)
+                self.net = caffe.Net(name, caffe.TEST)
                 _limit_memory(os.sysconf("SC_PHYS_PAGES") * resource.getpagesize())
             else:
-                self.net = caffe.Net(file.name, caffe.TEST)
+                self.net = caffe.Net(name, caffe.TEST)
         # Caffe would leave a layer that the file has not as it was made, and abort at
         # parameters of another shape.
         shapes = {

@@ -38,7 +38,7 @@ from readers import READERS, Reader
 MEMORY = 2**31  # bytes that a reader may ask for, beyond those of its libraries
 PATIENCE = 20  # seconds for one input
 BATCH = 2000  # inputs of one process
-COUNTS = struct.Struct("qqq")  # inputs begun, taken, refused
+_COUNTS = struct.Struct("qqq")  # inputs begun, taken, refused
 
 
 @dataclass
@@ -93,13 +93,13 @@ def _run_apart(
 ) -> tuple[int, str]:
     """Run a batch in a child; the last input begun, and what the child died of."""
     with tempfile.TemporaryFile(buffering=0) as findings, mmap.mmap(-1, 4096) as shared:
-        COUNTS.pack_into(shared, 0, start, 0, 0)
+        _COUNTS.pack_into(shared, 0, start, 0, 0)
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
             _child(reader, seed, start, stop, shared, findings)
         death = _wait(child, shared)
-        begun, taken, refused = COUNTS.unpack_from(shared)
+        begun, taken, refused = _COUNTS.unpack_from(shared)
         outcome.taken += taken
         outcome.refused += refused
         findings.seek(0)
@@ -151,7 +151,7 @@ def _child(
     taken = refused = 0
     with reader.opened() as run:
         for number, data in enumerate(mutations(reader, seed, start, stop), start):
-            COUNTS.pack_into(shared, 0, number, taken, refused)
+            _COUNTS.pack_into(shared, 0, number, taken, refused)
             what = judge(run, data)
             if what is None:
                 taken += 1
@@ -159,7 +159,7 @@ def _child(
                 refused += 1
             else:
                 findings.write(f"{number} {what}\n".encode())
-        COUNTS.pack_into(shared, 0, stop - 1, taken, refused)
+        _COUNTS.pack_into(shared, 0, stop - 1, taken, refused)
     os._exit(0)
 
 

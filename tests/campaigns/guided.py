@@ -15,9 +15,9 @@ are told of as in `fuzz.py`, and lie beside them.
 from __future__ import annotations
 
 import argparse
-import mmap
 import os
 import sys
+import time
 from pathlib import Path
 
 import atheris
@@ -25,7 +25,7 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parent))
 with atheris.instrument_imports(include=["fishing"]):
     import fuzz
-    from readers import READERS, Reader
+    from readers import READERS
 
 
 def main() -> None:
@@ -39,45 +39,35 @@ def main() -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(reader.seeds):
         (corpus / f"seed-{number}").write_bytes(seed)
-    corpus.with_name("words").write_text(
-        "".join(f'"{_escaped(token)}"\n' for token in reader.tokens)
+    words = corpus.with_name("words")
+    words.write_text(
+        'seed="\\x00"\n' + "".join(f'"{_escaped(token)}"\n' for token in reader.tokens)
     )
-    with mmap.mmap(-1, fuzz.COUNTS.size) as shared:
-        child = os.fork()  # libFuzzer ends its process as it likes
-        if child == 0:
-            _fuzz(reader, arguments.seconds, arguments.keep, corpus, shared)
-        _, status = os.waitpid(child, 0)
-        begun, taken, refused = fuzz.COUNTS.unpack_from(shared)
-    print(
-        f"{reader.name}: {begun} inputs, {taken} taken, {refused} refused, exit code "
-        f"{os.waitstatus_to_exitcode(status)}, {len(list(corpus.iterdir()))} inputs "
-        f"reach other code; findings lie in {corpus.parent}"
-    )
-
-
-def _fuzz(
-    reader: Reader, seconds: int, keep: Path, corpus: Path, shared: mmap.mmap
-) -> None:
-    begun = taken = refused = 0
+    end = time.monotonic() + arguments.seconds
+    counts = dict.fromkeys(("taken", "refused", "findings"), 0)
     findings: dict[str, int] = {}
     with reader.opened() as run:
 
         def one_input(data: bytes) -> None:
-            nonlocal begun, taken, refused
             what = fuzz.judge(run, data)
-            begun += 1
-            taken += what is None
-            refused += what == ""
-            fuzz.COUNTS.pack_into(shared, 0, begun, taken, refused)
+            counts[{None: "taken", "": "refused"}.get(what, "findings")] += 1
             if what:
-                fuzz.note(findings, keep, reader, what, data)
+                fuzz.note(findings, arguments.keep, reader, what, data)
+            if time.monotonic() > end:  # libFuzzer would leave no time for this
+                texts = [
+                    f"{n} {what}" for what, n in (*counts.items(), *findings.items())
+                ]
+                print(
+                    f"{reader.name}: {sum(counts.values())} inputs; {', '.join(texts)}"
+                )
+                sys.stdout.flush()
+                os._exit(bool(findings))
 
         options = [
-            f"-max_total_time={seconds}",
             f"-timeout={fuzz.PATIENCE}",
             f"-rss_limit_mb={fuzz.MEMORY // 2**20}",
             f"-artifact_prefix={corpus.parent}/",
-            f"-dict={corpus.with_name('words')}",
+            f"-dict={words}",
             "-max_len=4096",
             "-verbosity=0",
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from fishing.report import format_table, read_results, write_results
 from fishing.rows import storage_settings
 from fishing.store import FeaturesFile, Split, write_features
 from fishing.writer import FeaturesWriter
+
+sys.path.insert(0, str(Path(__file__).parent))
 from hdf5_checksums import Block, find_blocks
 
 MEMORY_DISK = Path("/dev/shm")
@@ -533,6 +536,8 @@ class Images(Reader):
         seeds = []
         for suffix in ("jpg", "png", "bmp", "tiff", "webp", "ppm", "jp2", "gif", "hdr"):
             pixels = np.float32(picture) if suffix == "hdr" else picture
+            if suffix == "jp2":  # of so few pixels none can be made
+                pixels = np.kron(picture, np.ones((6, 6, 1), np.uint8))
             try:
                 done, encoded = cv2.imencode(f".{suffix}", pixels)
             except cv2.error:
