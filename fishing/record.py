@@ -45,7 +45,7 @@ def check_record(record: Any) -> None:
     }
     for key, is_right in fits.items():
         if not is_right:
-            raise ValueError(f"a {key!a} of {str(record[key])[:100]!a}")
+            raise ValueError(f"{str(record[key])[:100]!a} for {key}")
     check_class_names(record["classes"], "classes")
     for feature, result in record["features"].items():
         _check_result(feature, result, record["classes"])
@@ -77,7 +77,7 @@ def _check_texts(value: Any) -> None:
     """Hold all texts in a record to be of one line that can be written."""
     if isinstance(value, str):
         if not value.isprintable():
-            raise ValueError(f"a text {value[:100]!a}")
+            raise ValueError(f"the text {value[:100]!a} in it")
     elif isinstance(value, dict):
         for pair in value.items():
             _check_texts(list(pair))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from fishing.kernel import FACTORS
 from fishing.nets import NetSpec, load_net
 from fishing.svm import decision_function
 from fishing.temper import temper
+
+BACKENDS = ("caffe", "onnx", "openvino")
 
 
 def _with_weight(folder: Path, layer: str, value: float, *, is_double: bool) -> NetSpec:
@@ -36,7 +39,7 @@ def _with_weight(folder: Path, layer: str, value: float, *, is_double: bool) -> 
     return dataclasses.replace(spec, folder=folder, weights=weights)
 
 
-@pytest.mark.parametrize("backend", ["caffe", "onnx"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layer", ["conv1", "fc7"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_weights(tmp_path: Path, backend: str, layer: str, value: float) -> None:
@@ -44,6 +47,28 @@ def test_weights(tmp_path: Path, backend: str, layer: str, value: float) -> None
     spec = _with_weight(tmp_path, layer, value, is_double=value == 1e300)
     with pytest.raises(NetError, match=f"finite parameters for layer '{layer}'"):
         open_backend(backend, spec, temperature=2.0, batch_size=1, device="cpu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", ["nan", "-inf"])
+def test_parameters_of_layers(tmp_path: Path, backend: str, value: str) -> None:
+    """A ReLU whose slope is NaN would be hidden by the max pooling above it."""
+    spec = load_net("tinyalexnet")
+    for file in ("net.toml", spec.weights.file):
+        (tmp_path / file).write_bytes((spec.folder / file).read_bytes())
+    text = spec.prototxt.read_text()
+    old = re.search(r'type: "ReLU"', text)
+    assert old is not None
+    slope = f"{old[0]} relu_param {{ negative_slope: {value} }}"
+    (tmp_path / "deploy.prototxt").write_text(text.replace(old[0], slope, 1))
+    with pytest.raises(NetError, match=r"found another as relu_param.negative_slope"):
+        open_backend(
+            backend,
+            load_net(str(tmp_path)),
+            temperature=2.0,
+            batch_size=1,
+            device="cpu",
+        )
 
 
 def _file(path: Path, rng, split: str, blob: str, change) -> Path:

@@ -19,7 +19,13 @@ from fishing.store import FeaturesFile
 from hdf5_checksums import find_blocks, repair
 
 CORPUS = Path(__file__).parent / "corpus"
-COUNTS = {"features": 60, "graph": 300, "interrupted": 300, "results": 400}
+COUNTS = {
+    "features": 60,
+    "graph": 300,
+    "openvino": 100,
+    "interrupted": 300,
+    "results": 400,
+}
 
 
 @pytest.fixture(scope="module", params=list(fuzz.READERS))

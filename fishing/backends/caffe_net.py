@@ -7,7 +7,8 @@ Imported where pycaffe is: in the worker process of the Caffe backend.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,6 +150,10 @@ def _check_layers(layers: Sequence[Any]) -> None:
                 f"expected a net that needs nothing but images and weights, found "
                 f"'{layer.name}' ({layer.type}), which reaches for files of its own"
             )
+        for name in _not_finite(layer):
+            raise NetError(
+                f"expected finite numbers, found another as {name} of '{layer.name}'"
+            )
         # Caffe gives the weights of a name to the first layer of that name alone.
         if layer.name in seen:
             raise NetError(
@@ -156,6 +161,17 @@ def _check_layers(layers: Sequence[Any]) -> None:
                 "once more"
             )
         seen.add(layer.name)
+
+
+def _not_finite(message: Any) -> Iterator[str]:
+    """List fields that are NaN or infinite, here and in the messages within."""
+    for field, value in message.ListFields():
+        is_one = hasattr(value, "ListFields") or not isinstance(value, Sequence)
+        for part in [value] if is_one else value:
+            if hasattr(part, "ListFields"):
+                yield from (f"{field.name}.{name}" for name in _not_finite(part))
+            elif isinstance(part, float) and not math.isfinite(part):
+                yield field.name
 
 
 def _input_layer(param: Any, batch_size: int, input_size: int) -> None:

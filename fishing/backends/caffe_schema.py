@@ -6,6 +6,7 @@ fields. The layers of before 2014 (``layers``) come out as those of today (``lay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,15 @@ class Message:
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, Message):
                     yield from (f"{name}.{stranger}" for stranger in part.strangers())
+
+    def not_finite(self) -> Iterator[str]:
+        """List fields that are NaN or infinite, here and in the messages within."""
+        for name, value in self.fields.items():
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, Message):
+                    yield from (f"{name}.{field}" for field in part.not_finite())
+                elif isinstance(part, float) and not math.isfinite(part):
+                    yield name
 
 
 class Tally:

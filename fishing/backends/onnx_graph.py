@@ -73,6 +73,7 @@ def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
     caffemodel = weights_path(spec)
     net = read_net(spec.prototxt)
     _check_input(net, spec.input_size)
+    _check_numbers(net.layer)
     separate_in_place(net.layer, spec.blobs["x5"])
     check_softmax(net.layer, spec.blobs)
     return build_graph(
@@ -85,6 +86,15 @@ def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
         gradients=_BACKWARD,
         native_lrn=native_lrn,
     )
+
+
+def _check_numbers(layers: Sequence[Message]) -> None:
+    """Refuse NaN and infinity among the parameters of layers."""
+    for layer in layers:
+        for name in layer.not_finite():
+            raise NetError(
+                f"expected finite numbers, found another as {name} of '{layer.name}'"
+            )
 
 
 def build_graph(

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import h5py
@@ -20,6 +20,7 @@ from fishing import contents, survey
 from fishing.backends import BLOBS
 from fishing.backends.caffe_files import read_net, read_weights
 from fishing.backends.onnx import OnnxBackend
+from fishing.backends.openvino import OpenvinoBackend
 from fishing.dataset import ImageList, read_splits
 from fishing.errors import StoreError
 from fishing.evaluate import evaluate
@@ -198,6 +199,7 @@ class Graph(Reader):
     """deploy.prototxt as a graph, and ONNX Runtime, where a graph comes out."""
 
     name = "graph"
+    backend: ClassVar[Any] = OnnxBackend
     is_text = True
     tokens = Prototxt.tokens
 
@@ -211,12 +213,19 @@ class Graph(Reader):
 
     def run(self, folder: Path, data: bytes) -> None:
         (folder / "deploy.prototxt").write_bytes(data)
-        net = OnnxBackend(
+        net = self.backend(
             load_net(str(folder)), temperature=2.0, batch_size=1, device="cpu"
         )
         pixels = np.ones((1, 3, 8, 8), np.float32)
         for name, values in net.run(pixels).items():
             assert values.shape == (1, net.widths[name])
+
+
+class OpenvinoGraph(Graph):
+    """deploy.prototxt as a graph, and OpenVINO, where a graph comes out."""
+
+    name = "openvino"
+    backend = OpenvinoBackend
 
 
 class Toml(Reader):
@@ -581,7 +590,16 @@ class Images(Reader):
 READERS: dict[str, type[Reader]] = {
     kind.name: kind
     for kind in (
-        *(Prototxt, Caffemodel, Graph, Toml, Lists, Features, Interrupted),
+        *(
+            Prototxt,
+            Caffemodel,
+            Graph,
+            OpenvinoGraph,
+            Toml,
+            Lists,
+            Features,
+            Interrupted,
+        ),
         *(Results, Images),
     )
 }
