@@ -23,7 +23,7 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parent))
-with atheris.instrument_imports(include=["fishing"]):
+with atheris.instrument_imports(include=["fishing", "tomllib"]):
     import fuzz
     from readers import READERS
 
