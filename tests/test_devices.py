@@ -12,20 +12,30 @@ import pytest
 
 from fishing.backends import devices, open_backend
 from fishing.backends.caffe_worker import set_device
-from fishing.backends.devices import Gpu, find_gpu, fitting_batch, parse_device
+from fishing.backends.devices import (
+    Gpu,
+    count_workers,
+    find_gpu,
+    fitting_batch,
+    parse_device,
+)
+from fishing.backends.onnx import _providers as cuda_providers
+from fishing.backends.onnx import open_session
 from fishing.backends.onnx_graph import gradient_graph, graph_bytes
 from fishing.errors import BackendError
 from fishing.nets import load_net, weights_path
 
 GIB = 1 << 30
+CUDA = "CUDAExecutionProvider"
 
 
 class _Driver:
     """libcuda with some GPUs, all of one kind; `broken` answers with an error."""
 
-    def __init__(self, n_gpus: int = 2, broken: str = "") -> None:
-        self.n_gpus, self.broken = n_gpus, broken
-        self.retained = 0
+    def __init__(self) -> None:
+        self.n_gpus, self.broken = 2, ""
+        self.attributes = {75: 9, 76: 0, 20: 0}  # compute capability and mode
+        self.retained = self.pushed = 0
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> int:
@@ -52,13 +62,19 @@ class _Driver:
         name.value = f"GPU of handle {handle.value}".encode()
 
     def _cuDeviceGetAttribute(self, value: Any, which: int, handle: Any) -> None:  # noqa: N802
-        value.value = {75: 9, 76: 0}[which]
+        value.value = self.attributes[which]
 
     def _cuDevicePrimaryCtxRetain(self, context: Any, handle: Any) -> None:  # noqa: N802
         self.retained += 1
 
     def _cuDevicePrimaryCtxRelease(self, handle: Any) -> None:  # noqa: N802
         self.retained -= 1
+
+    def _cuCtxPushCurrent(self, context: Any) -> None:  # noqa: N802
+        self.pushed += 1
+
+    def _cuCtxPopCurrent(self, context: Any) -> None:  # noqa: N802
+        self.pushed -= 1
 
     def _cuMemGetInfo(self, free: Any, total: Any) -> None:  # noqa: N802
         free.value, total.value = 70 * GIB, 80 * GIB
@@ -93,8 +109,8 @@ def test_a_gpu_twice() -> None:
 
 def test_the_driver_is_asked(driver: _Driver) -> None:
     gpu = find_gpu("gpu:1")
-    assert gpu == Gpu("GPU of handle 41", 90, 70 * GIB, 80 * GIB, (13, 1))
-    assert driver.retained == 0
+    assert gpu == Gpu("GPU of handle 41", 90, 70 * GIB, 80 * GIB, (13, 1), False)
+    assert driver.retained == driver.pushed == 0
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +138,7 @@ def test_gpus_that_cannot_be_used(
     vars(driver).update(changes)
     with pytest.raises(BackendError, match=message):
         find_gpu("gpu:2")
-    assert driver.retained == 0
+    assert driver.retained == driver.pushed == 0
 
 
 def test_the_batch_that_fits() -> None:
@@ -191,7 +207,7 @@ BUILD = {
             "a driver for CUDA 14 .* found one for 13.1",
         ),
         ({"cuda_architectures": "100"}, False, "10.0 or later, found GPU of .* of 9.0"),
-        ({"gpu_blas": "blas.cu"}, True, "expected cuBLAS .* for TF32, found blas.cu"),
+        ({"gpu_blas": "blas.cu"}, True, "with cuBLAS for TF32, found blas.cu"),
     ],
 )
 def test_builds_that_do_not_fit(
@@ -215,6 +231,14 @@ def test_caffe_is_set_to_the_gpu(driver: _Driver, tmp_path: Path) -> None:
     assert gpu is not None
     assert gpu.capability == 90
     assert calls == [1, "gpu"]
+
+
+def test_tf32_wants_tensor_cores_that_have_it(driver: _Driver, tmp_path: Path) -> None:
+    driver.attributes = {75: 7, 76: 5, 20: 0}
+    (tmp_path / "build.json").write_text(json.dumps(BUILD))
+    caffe = SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
+    with pytest.raises(BackendError, match=r"8.0 or later for TF32, found GPU .* 7.5;"):
+        set_device(caffe, "gpu:0", tf32=True)
 
 
 @pytest.mark.parametrize("backend", ["caffe", "onnx", "openvino"])
@@ -248,3 +272,65 @@ def test_every_gpu_gets_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices_of == ["gpu:0"] * devices.PER_GPU + ["gpu:1"] * devices.PER_GPU
     assert all(settings["tf32"] for settings in opened)
     assert (net.batch_size, net.n_at_once) == (16, 4)
+
+
+@pytest.mark.parametrize(("mode", "n_workers"), [(0, 2), (3, 1)])
+def test_a_gpu_that_takes_one_process(
+    driver: _Driver, mode: int, n_workers: int
+) -> None:
+    driver.attributes[20] = mode
+    assert count_workers("gpu:0", processes=True) == n_workers
+    assert count_workers("gpu:0", processes=False) == 2  # threads of one process
+    driver.n_gpus = 0  # for a worker to say
+    assert count_workers("gpu:0", processes=True) == 2
+
+
+# --- ONNX Runtime's CUDA provider --------------------------------------------------
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch, driver: _Driver) -> SimpleNamespace:
+    """An ONNX Runtime with CUDA, which prints as it does."""
+    found = SimpleNamespace(
+        get_available_providers=lambda: [CUDA, "CPUExecutionProvider"],
+        preload_dlls=lambda: print("Failed to load libcublasLt.so.13"),
+    )
+    monkeypatch.setattr("fishing.backends.onnx.onnxruntime", found)
+    return found
+
+
+def test_the_settings_of_the_cuda_provider(
+    runtime: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (name, settings), last = cuda_providers("gpu:1", tf32=False)
+    assert (name, last) == (CUDA, "CPUExecutionProvider")
+    assert settings == {
+        "device_id": 1,
+        "use_tf32": 0,
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    assert cuda_providers("gpu:1", tf32=True)[0][1]["use_tf32"] == 1
+    output = capsys.readouterr()
+    assert output.out == ""  # where a command answers
+    assert "Failed to load" in output.err
+    del runtime.preload_dlls  # as before 1.21
+    assert cuda_providers("gpu:1", tf32=False)[0][1] == settings
+
+
+def test_tf32_in_onnx_runtime_wants_a_gpu_that_has_it(
+    runtime: SimpleNamespace, driver: _Driver
+) -> None:
+    driver.attributes = {75: 7, 76: 5, 20: 0}
+    assert cuda_providers("gpu:0", tf32=False)
+    with pytest.raises(BackendError, match=r"8.0 or later for TF32, found GPU .* 7.5;"):
+        cuda_providers("gpu:0", tf32=True)
+
+
+def test_a_provider_that_fails_is_no_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """What ONNX Runtime makes of it by itself: a line on stdout, and the CPU."""
+    graph = gradient_graph(load_net("tinyalexnet"))
+    providers = [("CPUExecutionProvider", {"no such setting": 1}), 7]
+    with pytest.raises(BackendError, match="ONNX Runtime stopped"):
+        open_session(graph, providers)
+    assert capsys.readouterr().out == ""

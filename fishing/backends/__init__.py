@@ -14,12 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.backends.devices import (
-    CAFFE_PROCESSES,
-    PER_GPU,
-    parse_device,
-    usable_cores,
-)
+from fishing.backends.devices import count_workers, parse_device, usable_cores
 from fishing.backends.workers import Workers
 from fishing.errors import BackendError, NetError
 from fishing.nets import NetSpec
@@ -194,16 +189,13 @@ def open_backend(
                 f"{name} and --device {device}"
             )
         settings["tf32"] = True
-    per_device = PER_GPU
-    if device == "cpu":
-        per_device = 1
-        if name == "caffe":
-            # Two processes of one thread do 1.6 times what one of two does.
-            per_device = min(usable_cores(), CAFFE_PROCESSES)
-            settings["n_threads"] = usable_cores() // per_device
+    processes = name == "caffe"
+    counts = {one: count_workers(one, processes=processes) for one in devices}
+    if processes and device == "cpu":
+        settings["n_threads"] = usable_cores() // counts[device]
     makers = [
         partial(maker, spec, device=one, **settings)
         for one in devices
-        for _ in range(per_device)
+        for _ in range(counts[one])
     ]
     return makers[0]() if len(makers) == 1 else Workers(makers)

@@ -22,7 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends.caffe_files import fit_weights, read_weights
-from fishing.backends.devices import CPU_BATCH, Gpu, find_gpu, fitting_batch
+from fishing.backends.devices import (
+    CPU_BATCH,
+    Gpu,
+    check_tf32,
+    find_gpu,
+    fitting_batch,
+)
 from fishing.errors import BackendError, FishingError
 
 # Bytes that a new net may take beside its parameters.
@@ -222,11 +228,12 @@ def _check_build(build: dict[str, Any], gpu: Gpu, device: str, *, tf32: bool) ->
             f"{gpu.name} of {gpu.capability / 10}; build Caffe for it with "
             f"`make caffe-patched CUDA=1 CUDA_ARCH={gpu.capability}`"
         )
-    if tf32 and (build["gpu_blas"] != "cuBLAS" or gpu.capability < 80):
-        raise BackendError(
-            "expected cuBLAS and a GPU of compute capability 8.0 or later for TF32, "
-            f"found {build['gpu_blas']} and {gpu.name} of {gpu.capability / 10}"
-        )
+    if tf32:
+        if build["gpu_blas"] != "cuBLAS":
+            raise BackendError(
+                f"expected a Caffe with cuBLAS for TF32, found {build['gpu_blas']}"
+            )
+        check_tf32(gpu)
 
 
 def _net_bytes(net: Any) -> tuple[int, int]:

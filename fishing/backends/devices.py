@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from fishing.errors import BackendError
@@ -20,10 +21,12 @@ CAFFE_PROCESSES = 4
 #: Workers on one GPU: while one brings a batch there and back, the other's net runs.
 PER_GPU = 2
 
+_TF32 = 80
 # Of the free memory the nets may fill: the rest is for what nobody counts.
 _SHARE = 0.8
 _DEVICES = re.compile(r"cpu|gpu:\d+(,\d+)*")
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_..., ..._COMPUTE_MODE; CU_COMPUTEMODE_...
+_MAJOR, _MINOR, _MODE, _EXCLUSIVE_PROCESS = 75, 76, 20, 3
 
 
 class Gpu(NamedTuple):
@@ -38,6 +41,8 @@ class Gpu(NamedTuple):
         Bytes of memory.
     driver : tuple of int
         The newest CUDA that the driver knows, such as (13, 0).
+    exclusive : bool
+        Whether it takes one process at a time (the mode EXCLUSIVE_PROCESS).
     """
 
     name: str
@@ -45,6 +50,7 @@ class Gpu(NamedTuple):
     free: int
     total: int
     driver: tuple[int, int]
+    exclusive: bool
 
 
 def parse_device(device: str) -> list[str]:
@@ -107,6 +113,41 @@ def find_gpu(device: str) -> Gpu:
     return _ask(cuda, device)
 
 
+def count_workers(device: str, *, processes: bool) -> int:
+    """Count the workers that a device is to have.
+
+    Parameters
+    ----------
+    device : str
+        ``cpu`` or ``gpu:N``.
+    processes : bool
+        Whether each worker is a process of its own: on the CPU two of one thread do
+        1.6 times what one of two does, and a GPU may be set to take only one.
+    """
+    if device == "cpu":
+        return min(usable_cores(), CAFFE_PROCESSES) if processes else 1
+    if processes:
+        # What else is wrong with a GPU, its worker says.
+        with suppress(BackendError):
+            return 1 if find_gpu(device).exclusive else PER_GPU
+    return PER_GPU
+
+
+def check_tf32(gpu: Gpu) -> None:
+    """Refuse a GPU that would multiply in float32 all the same.
+
+    Raises
+    ------
+    BackendError
+        If it is older than compute capability 8.0.
+    """
+    if gpu.capability < _TF32:
+        raise BackendError(
+            f"expected a GPU of compute capability {_TF32 / 10} or later for TF32, "
+            f"found {gpu.name} of {gpu.capability / 10}; leave out --tf32"
+        )
+
+
 def _ask(cuda: Any, device: str) -> Gpu:
     """Ask through the driver's own interface."""
 
@@ -118,8 +159,8 @@ def _ask(cuda: Any, device: str) -> Gpu:
             reason = (words.value or b"no name").decode()
             raise BackendError(
                 f"expected a working GPU for --device {device}, found that the driver "
-                f"answers {name} with error {code} ({reason}); try nvidia-smi, or use "
-                "--device cpu"
+                f"answers {name} with error {code} ({reason}); see nvidia-smi and "
+                "CUDA_VISIBLE_DEVICES, or use --device cpu"
             )
 
     number = int(device.removeprefix("gpu:"))
@@ -136,16 +177,18 @@ def _ask(cuda: Any, device: str) -> Gpu:
     call("cuDeviceGet", ctypes.byref(handle), number)
     name = ctypes.create_string_buffer(256)
     call("cuDeviceGetName", name, len(name), handle)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    call("cuDeviceGetAttribute", ctypes.byref(major), _MAJOR, handle)
-    call("cuDeviceGetAttribute", ctypes.byref(minor), _MINOR, handle)
+    major, minor, mode = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    for value, attribute in ((major, _MAJOR), (minor, _MINOR), (mode, _MODE)):
+        call("cuDeviceGetAttribute", ctypes.byref(value), attribute, handle)
     context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
     # The context that CUDA's runtime will use; it is let go of again.
     call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
     try:
         call("cuCtxPushCurrent_v2", context)
-        call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-        call("cuCtxPopCurrent_v2", ctypes.byref(context))
+        try:
+            call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        finally:
+            cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
     finally:
         cuda.cuDevicePrimaryCtxRelease_v2(handle)
     return Gpu(
@@ -154,6 +197,7 @@ def _ask(cuda: Any, device: str) -> Gpu:
         free.value,
         total.value,
         (version.value // 1000, version.value % 1000 // 10),
+        mode.value == _EXCLUSIVE_PROCESS,
     )
 
 

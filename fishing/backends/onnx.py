@@ -5,6 +5,8 @@ In go batches, out come paired blobs, from one call of one graph.
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from onnx import numpy_helper
 
 from fishing.backends.devices import (
     CPU_BATCH,
+    check_tf32,
     find_gpu,
     fitting_batch,
     parse_device,
@@ -104,9 +107,24 @@ def _providers(device: str, *, tf32: bool) -> list[Any]:
             f"{' '.join(available)}; install onnxruntime-gpu in place of onnxruntime, "
             "or use --device cpu"
         )
-    find_gpu(device)  # says in one line if there is none
-    # TF32 keeps 10 bits of a number: too few for the same values as Caffe's.
-    settings = {"device_id": int(device.removeprefix("gpu:")), "use_tf32": int(tf32)}
+    gpu = find_gpu(device)  # says in one line if there is none
+    if tf32:
+        check_tf32(gpu)
+    if hasattr(onnxruntime, "preload_dlls"):
+        # Wheels of NVIDIA's libraries lie where no loader looks; and what it prints
+        # is not the answer of a command.
+        with redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
+    settings = {
+        "device_id": int(device.removeprefix("gpu:")),
+        # TF32 keeps 10 bits of a number: too few for the same values as Caffe's.
+        "use_tf32": int(tf32),
+        # The other search takes what is fastest at the moment: in another order of
+        # sums each time, and with GiB of memory that the batch size does not know.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # Memory as it is asked for, not doubled.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
     return [(_CUDA, settings), "CPUExecutionProvider"]
 
 
@@ -150,13 +168,17 @@ def open_session(graph: Graph, providers: list[Any]) -> Any:
     options.add_external_initializers(list(large), values)
     model = graph.model(tensors).SerializeToString()
     try:
-        session = onnxruntime.InferenceSession(model, options, providers)
+        # Without falling back to the CPU, then or in the midst of a run.
+        session = onnxruntime.InferenceSession(
+            model, options, providers, enable_fallback=0
+        )
     except Exception as error:
         raise _stopped(error) from None
     first = providers[0][0] if isinstance(providers[0], tuple) else providers[0]
     if first not in session.get_providers():
         raise BackendError(
             f"expected {first} to start, found that ONNX Runtime could not load it; "
-            "see its warnings, or use --device cpu"
+            "see its warnings, `pip install 'onnxruntime-gpu[cuda,cudnn]'`, or use "
+            "--device cpu"
         )
     return session
