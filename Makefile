@@ -43,6 +43,7 @@ caffe-bundle: .venv/installed
 
 gpu-check: export CUDA = 1
 gpu-check: .venv/installed
+	@$(BIN)/python tests/gpu/machine.py $(DEVICE)
 	$(BIN)/python caffe_patch/build.py install
 	$(BIN)/python caffe_patch/build.py tests
 	$(BIN)/python tests/gpu/check.py --device $(DEVICE) $(CHECK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,20 @@ def test_the_whole_check_on_the_cpu(tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().out.startswith("# GPU check\n")
 
 
-def test_no_gpu_is_said_in_one_line(tmp_path: Path, capsys) -> None:
-    assert _module("check").main(["--device", "gpu:99"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("gpu-check: expected a")
-    assert error.count("\n") == 1
+@pytest.mark.parametrize("device", ["gpu:99", "gpu:0,1", "gpu:0,0", "cuda:0"])
+def test_no_gpu_is_said_in_one_line(device: str, capsys) -> None:
+    """By the check, and before that by what goes before building."""
+    for main in (
+        lambda: _module("check").main(["--device", device]),
+        lambda: _module("machine").main(device),
+    ):
+        assert main() == 2
+        error = capsys.readouterr().err
+        assert error.startswith("gpu-check: expected ")
+        assert error.count("\n") == 1
+
+
+def test_make_looks_for_the_gpu_before_it_builds() -> None:
+    command = ["make", "-n", "gpu-check", "DEVICE=gpu:7"]
+    steps = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert 0 < steps.index("tests/gpu/machine.py gpu:7") < steps.index("build.py")

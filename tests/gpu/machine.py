@@ -1,14 +1,45 @@
-"""What the machine is: the GPU and its driver, the processor, and Caffe's build."""
+"""What the machine is: the GPU and its driver, the processor, and Caffe's build.
+
+    python tests/gpu/machine.py gpu:0     # what `make gpu-check` runs before it builds
+
+says in one line which GPU that is, or that there is none, with exit code 2.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fishing.backends.devices import find_gpu
+from fishing.backends.devices import find_gpu, parse_device
+from fishing.errors import BackendError
+
+
+def main(device: str) -> int:
+    """Look for the device before anything takes long; 0 if it is there, else 2."""
+    try:
+        check_device(device)
+        name = "cpu" if device == "cpu" else find_gpu(device).name
+    except BackendError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 2
+    print(f"gpu-check: {device} is {name}", flush=True)
+    return 0
+
+
+def check_device(device: str) -> None:
+    """Refuse what is not one device.
+
+    Raises
+    ------
+    BackendError
+        If it is none or several.
+    """
+    if len(parse_device(device)) > 1:
+        raise BackendError(f"expected one GPU to check, found '{device}'")
 
 
 def describe_machine(device: str) -> dict[str, Any]:
@@ -19,6 +50,7 @@ def describe_machine(device: str) -> dict[str, Any]:
     BackendError
         If there is no such GPU.
     """
+    check_device(device)
     found: dict[str, Any] = {
         "device": device,
         "processor": _processor(),
@@ -45,3 +77,7 @@ def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
     return f"{names[0] if names else platform.machine()}, {len(names)} cores"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
