@@ -130,7 +130,6 @@ def extract(
     with FeaturesWriter(output, settings, overwrite=overwrite) as writer:
         pending = writer.pending(lists)
         if pending:
-            _log.info("%s runs on %s, backend %s", spec.name, device, backend)
             net = open_backend(
                 backend,
                 spec,
@@ -140,6 +139,7 @@ def extract(
                 tf32=tf32,
             )
             with closing(net):
+                _log.info("%s runs on %s, backend %s", spec.name, device, backend)
                 for images in pending:
                     _extract_split(images, net, preprocess, writer, strict, progress)
             writer.publish(progress)

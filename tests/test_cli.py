@@ -11,6 +11,7 @@ import h5py
 import pytest
 from click.testing import CliRunner, Result
 
+from fishing.backends import BACKENDS
 from fishing.cli import main
 from fishing.kernel import FEATURES
 
@@ -120,12 +121,25 @@ def test_extract_json_of_a_folder(devkit: Path, tmp_path: Path) -> None:
         (["evaluate", "none.h5"], "`fishing extract` makes one"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments: list[str], message: str) -> None:
+def test_mistakes_end_in_one_line(arguments: list[object], message: str) -> None:
     result = _run(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.startswith("fishing: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"),
+    [("auto", "gpu"), ("onnx", "gpu:0,0"), *((name, "gpu:98,99") for name in BACKENDS)],
+)
+def test_a_device_that_is_not_there_ends_in_one_line(
+    devkit: Path, tmp_path: Path, backend: str, device: str
+) -> None:
+    arguments = ["extract", "--net", "tinyalexnet", "--data", devkit / "JPEGImages"]
+    arguments += ["--output", tmp_path / "f.h5", "--backend", backend]
+    test_mistakes_end_in_one_line([*arguments, "--device", device], "expected ")
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_were_not_fetched(devkit: Path, tmp_path: Path) -> None:
