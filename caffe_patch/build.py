@@ -433,6 +433,12 @@ def configure(obj: Path | None = None) -> Path:
     have_pip()
     prepare_source()
     obj = obj or BUILD / ("cuda" if cuda() else "cpu")
+    run_cmake(obj, SRC, cuda_settings() if cuda() else ["-DCUDA=OFF"])
+    return obj
+
+
+def run_cmake(obj: Path, source: Path, settings: list[str]) -> None:
+    """Write the build files for a patched tree into a folder."""
     obj.mkdir(exist_ok=True)
     numpy = subprocess.run(
         [sys.executable, "-c", "import numpy; print(numpy.get_include())"],
@@ -454,15 +460,13 @@ def configure(obj: Path | None = None) -> Path:
         str(HERE),
         "-B",
         str(obj),
-        f"-DCAFFE_SRC={SRC}",
-        f"-DCUDA={'ON' if cuda() else 'OFF'}",
+        f"-DCAFFE_SRC={source}",
         f"-DPYTHON_TAG={sys.version_info[0]}{sys.version_info[1]}",
         f"-DPYTHON_INCLUDE_DIR={include}",
         f"-DNUMPY_INCLUDE_DIR={numpy}",
         f"-DPYTHON_EXT_SUFFIX={sysconfig.get_config_var('EXT_SUFFIX')}",
+        *settings,
     ]
-    if cuda():
-        command += cuda_settings()
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         # Start afresh next time: a cache keeps what it failed to find.
@@ -472,13 +476,13 @@ def configure(obj: Path | None = None) -> Path:
             "\n".join(reasons)
             or "cmake failed\n" + (result.stdout + result.stderr)[-3000:].strip()
         )
-    return obj
 
 
 def cuda_settings() -> list[str]:
     """Tell CMake of the toolkit."""
     found = cuda_toolkit.find_toolkit()
     return [
+        "-DCUDA=ON",
         f"-DCMAKE_CUDA_COMPILER={found.nvcc}",
         "-DCMAKE_CUDA_ARCHITECTURES=OFF",  # the flags say more than it can
         f"-DCMAKE_CUDA_FLAGS={found.gencode()}",

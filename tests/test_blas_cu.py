@@ -6,7 +6,6 @@ Not their speed, and nothing of a GPU's memory model: index by index what they c
 from __future__ import annotations
 
 import ctypes
-import re
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -16,19 +15,18 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import ROOT
+from emulated_cuda.convert import as_cpp
 
 Array = NDArray[Any]
 
-KERNEL = re.compile(r"(\w+(?:<[^;{}]*?>)?)<<<(\w[^;]*?), kThreads, 0,[^;]*?>>>\(")
 TYPES = {"S": (np.float32, ctypes.c_float), "D": (np.float64, ctypes.c_double)}
 
 
 @pytest.fixture(scope="module")
 def blas(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("blas")
-    source = (ROOT / "caffe_patch" / "blas.cu").read_text()
-    source, n = KERNEL.subn(r"emulate(\2, kThreads, \1, ", source)
-    assert n == 9
+    source = as_cpp((ROOT / "caffe_patch" / "blas.cu").read_text())
+    assert source.count("emulate_together(") == 9
     assert "<<<" not in source
     (folder / "blas.cpp").write_text(source)
     include = ROOT / "tests" / "emulated_cuda"

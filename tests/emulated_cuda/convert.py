@@ -1,0 +1,75 @@
+"""Kernels as C++: CUDA sources whose launches are calls of the emulator beside this.
+
+In goes the text of a .cu file, or a tree of them, out comes one that g++ compiles with
+the headers here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+# kernel<Dtype><<<grid, block, shared, stream>>>(
+_LAUNCH = re.compile(r"([\w#]+(?:\s*<[^<>;{}]*>)?)\s*<<<(.*?)>>>\s*\(", re.DOTALL)
+
+
+def as_cpp(source: str) -> str:
+    """Replace every launch.
+
+    A kernel becomes a function of the values that it is launched with, so that it
+    need not name its template arguments.
+    """
+    text = _COMMENT.sub("", source)
+    call = "emulate_together" if "__syncthreads" in text else "emulate"
+    done = []
+    while launch := _LAUNCH.search(text):
+        end = _closing(text, launch.end())
+        values = text[launch.end() : end].strip()
+        grid, block = _arguments(launch[2])[:2]
+        done += [
+            text[: launch.start()],
+            f"{call}({grid}, {block}, [](auto... a) {{ {launch[1]}(a...); }}",
+            f", {values})" if values else ")",
+        ]
+        text = text[end + 1 :]
+    return "".join([*done, text])
+
+
+def convert_tree(source: Path, target: Path) -> None:
+    """Copy a tree; a file that stays the same keeps its time, and is not compiled."""
+    for path in source.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            if b"<<<" in content and path.suffix in (".cu", ".hpp", ".cuh"):
+                content = as_cpp(content.decode()).encode()
+            write_changed(target / path.relative_to(source), content)
+
+
+def write_changed(path: Path, content: bytes) -> None:
+    """Write a file, unless it is there with this content."""
+    if not path.is_file() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _closing(text: str, start: int) -> int:
+    """Find the parenthesis that closes the one before `start`."""
+    depth = 1
+    for at in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        if not depth:
+            return at
+    raise ValueError(f"expected a launch that ends, found {text[start : start + 80]}")
+
+
+def _arguments(text: str) -> list[str]:
+    """Split at the commas outside parentheses."""
+    found, depth = [""], 0
+    for letter in text:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [argument.strip() for argument in found]
