@@ -4,9 +4,11 @@
 // other memory than the host's, full of NaN at first.
 #pragma once
 #include <math.h>
+#include <setjmp.h>
 #include <stdlib.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -28,51 +30,59 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 // ---- threads
 
-inline ucontext_t emulator;
-inline std::vector<ucontext_t> contexts;
-inline std::vector<char> finished;
+// Contexts are made once. Then they take turns by jumps, which call no system.
+struct Turn {
+  jmp_buf point;
+};
+inline jmp_buf emulator;
+inline std::vector<Turn> turns;
+inline std::vector<char> stacks, finished;
 inline std::function<void()> body;
 inline unsigned current;
 
-inline void __syncthreads() { swapcontext(&contexts[current], &emulator); }
+inline void __syncthreads() {
+  if (!_setjmp(turns[current].point)) _longjmp(emulator, 1);
+}
 
-inline void run_thread() {
-  body();
-  finished[current] = 1;
+inline void run_threads() {
+  for (;;) {
+    __syncthreads();  // until there is a kernel
+    body();
+    finished[current] = 1;
+  }
+}
+
+inline void make_contexts(unsigned n) {
+  const size_t stack = 1 << 16;
+  stacks.resize(n * stack);
+  turns.resize(n);
+  for (current = 0; current < n; ++current) {
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = stacks.data() + current * stack;
+    context.uc_stack.ss_size = stack;
+    context.uc_link = nullptr;
+    makecontext(&context, run_threads, 0);
+    if (!_setjmp(emulator)) setcontext(&context);
+  }
 }
 
 // Of a kernel with barriers.
 template <typename Kernel, typename... Args>
 void emulate_together(dim3 grid, dim3 block, Kernel kernel, Args... args) {
-  static std::vector<char> stacks;
-  const size_t stack = 1 << 16;
+  if (turns.size() < block.x) make_contexts(block.x);
   gridDim = grid;
   blockDim = block;
-  stacks.resize(block.x * stack);
   body = [=] { kernel(args...); };
-  for (unsigned y = 0; y < grid.y; ++y)
-    for (unsigned x = 0; x < grid.x; ++x) {
-      blockIdx = dim3(x, y);
-      contexts.assign(block.x, ucontext_t());
-      finished.assign(block.x, 0);
-      for (unsigned t = 0; t < block.x; ++t) {
-        getcontext(&contexts[t]);
-        contexts[t].uc_stack.ss_sp = stacks.data() + t * stack;
-        contexts[t].uc_stack.ss_size = stack;
-        contexts[t].uc_link = &emulator;
-        makecontext(&contexts[t], run_thread, 0);
+  for (unsigned i = 0; i < grid.x * grid.y; ++i) {
+    blockIdx = dim3(i % grid.x, i / grid.x);
+    finished.assign(block.x, 0);
+    while (std::count(finished.begin(), finished.end(), 0))
+      for (current = 0; current < blockDim.x; ++current) {
+        threadIdx = dim3(current);
+        if (!finished[current] && !_setjmp(emulator)) _longjmp(turns[current].point, 1);
       }
-      for (bool any = true; any;) {
-        any = false;
-        for (unsigned t = 0; t < block.x; ++t) {
-          if (finished[t]) continue;
-          current = t;
-          threadIdx = dim3(t);
-          swapcontext(&emulator, &contexts[t]);
-          any = true;
-        }
-      }
-    }
+  }
 }
 
 // Of a kernel without.
