@@ -39,8 +39,15 @@ def test_launches_become_calls() -> None:
 
 
 def test_barriers_want_all_threads_at_once() -> None:
-    source = "__global__ void k(int n) { __syncthreads(); } k<<<g, b, 0, s>>>(n);"
-    assert "emulate_together(g, b, [](auto... a) { k(a...); }, n);" in as_cpp(source)
+    source = """
+      __device__ T sum(T x) { if (x) { __syncthreads(); } return x; }
+      template <typename T> __global__ void k(int n, T x) { sum(x); }
+      __global__ void e(int n) { summed(n); }
+      void launch() { k<T><<<g, b, 0, s>>>(n, x); e<<<g, b>>>(n); }
+    """
+    made = as_cpp(source)
+    assert "emulate_together(g, b, [](auto... a) { k<T>(a...); }, n, x);" in made
+    assert "emulate(g, b, [](auto... a) { e(a...); }, n);" in made
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_FUNCTION = re.compile(r"__(?:global|device)__[^;{}()]*?(\w+)\s*\(")
+_NAME = re.compile(r"\w+")
 # kernel<Dtype><<<grid, block, shared, stream>>>(
 _LAUNCH = re.compile(r"([\w#]+(?:\s*<[^<>;{}]*>)?)\s*<<<(.*?)>>>\s*\(", re.DOTALL)
 
@@ -21,10 +23,12 @@ def as_cpp(source: str) -> str:
     need not name its template arguments.
     """
     text = _COMMENT.sub("", source)
-    call = "emulate_together" if "__syncthreads" in text else "emulate"
+    together = _with_barriers(text)
     done = []
     while launch := _LAUNCH.search(text):
         end = _closing(text, launch.end())
+        name = re.split(r"[\s<]", launch[1])[0]
+        call = "emulate_together" if name in together else "emulate"
         values = text[launch.end() : end].strip()
         grid, block = _arguments(launch[2])[:2]
         done += [
@@ -34,6 +38,18 @@ def as_cpp(source: str) -> str:
         ]
         text = text[end + 1 :]
     return "".join([*done, text])
+
+
+def _with_barriers(text: str) -> set[str]:
+    """Name the functions that have a barrier, or call one that has."""
+    bodies = []
+    for function in _FUNCTION.finditer(text):
+        start = text.find("{", _closing(text, function.end())) + 1
+        bodies.append((function[1], text[start : _closing(text, start, "{}")]))
+    found = {"__syncthreads"}
+    for _ in bodies:
+        found |= {name for name, body in bodies if found & set(_NAME.findall(body))}
+    return found
 
 
 def convert_tree(source: Path, target: Path) -> None:
@@ -53,11 +69,11 @@ def write_changed(path: Path, content: bytes) -> None:
         path.write_bytes(content)
 
 
-def _closing(text: str, start: int) -> int:
+def _closing(text: str, start: int, pair: str = "()") -> int:
     """Find the parenthesis that closes the one before `start`."""
     depth = 1
     for at in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        depth += {pair[0]: 1, pair[1]: -1}.get(text[at], 0)
         if not depth:
             return at
     raise ValueError(f"expected a launch that ends, found {text[start : start + 80]}")
