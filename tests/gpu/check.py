@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ["GLOG_minloglevel"] = "2"  # noqa: SIM112, glog spells it so; before caffe
+# Before caffe: on a machine without a GPU it complains of that in every process.
+os.environ["GLOG_minloglevel"] = "3"  # noqa: SIM112, glog spells it so
 HERE = Path(__file__).resolve().parent
 # The bundle has all of these files in one folder.
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "caffe_patch")]
