@@ -1,5 +1,10 @@
-// SoftmaxWithLoss of patched Caffe as one function, on the CPU or on the emulated GPU:
+// SoftmaxWithLoss of patched Caffe as a program, on the CPU or on the emulated GPU:
 // compiled with the sources that it calls, all in one.
+//
+//     softmax cpu|gpu float|double PROTOTXT N CLASSES POSITIONS N_LABELS
+//
+// On standard input come scores (n, classes, positions) and labels (n, positions) or
+// none; on standard output, the loss and the gradient at the scores.
 #include <google/protobuf/text_format.h>
 
 #include "blas.cu"
@@ -18,39 +23,33 @@ namespace caffe {
 
 REGISTER_LAYER_CLASS(Softmax);
 
-// Scores are (n, classes, positions), labels (n, positions) or none; out come the loss
-// and the gradient at the scores.
 template <typename T>
-T softmax_loss(bool gpu, const char* text, int n, int classes, int positions,
-               const T* scores, const T* labels, T* gradient) {
-  FLAGS_minloglevel = google::WARNING;
-  Caffe::set_mode(gpu ? Caffe::GPU : Caffe::CPU);
+void run(const char* text, int n, int classes, int positions, int n_labels) {
   LayerParameter param;
   CHECK(google::protobuf::TextFormat::ParseFromString(text, &param));
   Blob<T> y(vector<int>{n, classes, positions}), t(vector<int>{n, positions}), loss;
-  caffe_copy(y.count(), scores, y.mutable_cpu_data());
+  CHECK_EQ(fread(y.mutable_cpu_data(), sizeof(T), y.count(), stdin), y.count());
   vector<Blob<T>*> bottom{&y}, top{&loss};
-  if (labels) {
-    caffe_copy(t.count(), labels, t.mutable_cpu_data());
+  if (n_labels) {
+    CHECK_EQ(fread(t.mutable_cpu_data(), sizeof(T), n_labels, stdin), t.count());
     bottom.push_back(&t);
   }
   SoftmaxWithLossLayer<T> layer(param);
   layer.SetUp(bottom, top);
   layer.Forward(bottom, top);
   layer.Backward(top, {true, false}, bottom);
-  caffe_copy(y.count(), y.cpu_diff(), gradient);
-  return loss.cpu_data()[0];
+  fwrite(loss.cpu_data(), sizeof(T), 1, stdout);
+  fwrite(y.cpu_diff(), sizeof(T), y.count(), stdout);
 }
 
 }  // namespace caffe
 
-extern "C" double softmax_loss(int gpu, const char* text, int n, int classes,
-                               int positions, const double* scores,
-                               const double* labels, double* gradient) {
-  return caffe::softmax_loss(gpu, text, n, classes, positions, scores, labels, gradient);
-}
-extern "C" float softmax_loss_float(int gpu, const char* text, int n, int classes,
-                                    int positions, const float* scores,
-                                    const float* labels, float* gradient) {
-  return caffe::softmax_loss(gpu, text, n, classes, positions, scores, labels, gradient);
+int main(int argc, char** argv) {
+  FLAGS_minloglevel = google::ERROR;
+  CHECK_EQ(argc, 8);
+  caffe::Caffe::set_mode(argv[1] == std::string("gpu") ? caffe::Caffe::GPU
+                                                       : caffe::Caffe::CPU);
+  const auto run = argv[2] == std::string("float") ? caffe::run<float>
+                                                   : caffe::run<double>;
+  run(argv[3], atoi(argv[4]), atoi(argv[5]), atoi(argv[6]), atoi(argv[7]));
 }
