@@ -71,6 +71,7 @@ docs: .venv/installed
 
 bench: caffe-patched
 	$(BIN)/python tests/benchmarks/extraction.py
+	$(BIN)/python tests/benchmarks/backends.py
 	$(BIN)/python tests/benchmarks/evaluation.py
 	$(BIN)/python tests/benchmarks/storage.py
 
