@@ -57,7 +57,7 @@ INSTEAD = {
     "make caffe-patched CUDA=1": "true builds for a GPU",
     "make gpu-check": "true checks a GPU",
     'make gpu-check CHECK="--nets vgg16 --batches 1 64 '
-    '--data ../shared/data/caltech20"': "true checks a GPU",
+    '--data caltech20"': "true checks a GPU",
     "make caffe-bundle CUDA=1": "true builds for a GPU",
     "make test-slow": "true takes minutes",
     ".venv/bin/python tests/benchmarks/beyond.py": "true takes half an hour",
