@@ -118,7 +118,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise ImageError("truncated JPEG: no end-of-image marker")
     try:
         image = cv2.imdecode(
-            np.frombuffer(_without_animation(encoded), np.uint8), cv2.IMREAD_COLOR
+            np.frombuffer(_first_picture(encoded), np.uint8), cv2.IMREAD_COLOR
         )
     except cv2.error as error:
         raise ImageError(f"not decoded: {error.err}") from None
@@ -173,18 +173,22 @@ def _check_header(encoded: bytes) -> None:
         )
 
 
-def _without_animation(encoded: bytes) -> bytes:
-    """Leave only the first picture of an animated PNG.
+def _first_picture(encoded: bytes) -> bytes:
+    """Leave of a PNG only its picture, if its chunks lie in the file.
 
-    The OpenCV of Caffe's time knew no other; today's crashes over some damaged ones.
+    The OpenCV of Caffe's time knew no animation; today's crashes over some damaged
+    ones, and takes as much memory as a chunk claims to need.
     """
-    if not encoded.startswith(_PNG) or b"acTL" not in encoded:
+    if not encoded.startswith(_PNG):
         return encoded
-    kept, position = [_PNG], len(_PNG)
-    while position < len(encoded):
+    kept, position, kind = [_PNG], len(_PNG), b""
+    while position < len(encoded) and kind != b"IEND":
         # Of a chunk: its length, its type, as many bytes, a checksum.
+        kind = encoded[position + 4 : position + 8]
         end = position + 12 + int.from_bytes(encoded[position : position + 4], "big")
-        if encoded[position + 4 : position + 8] not in (b"acTL", b"fcTL", b"fdAT"):
+        if end > len(encoded):
+            raise ImageError("truncated PNG: a chunk that ends beyond the file")
+        if kind not in (b"acTL", b"fcTL", b"fdAT"):
             kept.append(encoded[position:end])
         position = end
     return b"".join(kept)

@@ -172,6 +172,14 @@ def test_other_truncated_files(tmp_path: Path, rng, suffix: str) -> None:
         read_image(path)
 
 
+def test_what_follows_a_png_is_no_part_of_it(tmp_path: Path, rng) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(_encoded("png", rng))
+    expected = read_image(path)
+    path.write_bytes(path.read_bytes() + b"\xff" * 50)
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("content", "message"),
@@ -180,6 +188,7 @@ def test_other_truncated_files(tmp_path: Path, rng, suffix: str) -> None:
         (b"not an image at all\n" * 10, "not an image"),
         (_png_header(50_000, 50_000), "too large"),
         (_png_header(12_000, 12_000), "too large: 12000 x 12000"),
+        (_png_header(9, 9)[:33] + b"\x7f\0\0\0IDAT" + bytes(99), "truncated PNG"),
     ],
 )
 def test_unreadable(tmp_path: Path, content: bytes, message: str) -> None:

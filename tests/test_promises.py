@@ -277,7 +277,7 @@ def _zoo(folder: Path) -> tuple[dict[str, str], dict[str, NDArray[np.uint8]]]:
     jpeg = _encoded(picture, "jpeg", quality=98)
     bad = {
         "cut.jpg": (jpeg[:-300], "truncated JPEG: no end-of-image marker"),
-        "cut.png": (_encoded(picture, "png")[:-900], "not an image"),
+        "cut.png": (_encoded(picture, "png")[:-900], "truncated PNG"),
         "text.jpg": (b"no image at all\n" * 9, "not an image"),
         "empty.png": (b"", "empty file"),
         "huge.png": (_png_header(50_000, 50_000), "too large"),
