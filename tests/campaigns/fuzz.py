@@ -26,6 +26,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,17 @@ def mutations(reader: Reader, seed: int, start: int, stop: int) -> Iterator[byte
         yield bytes(content)
 
 
-def campaign(reader: Reader, count: int, seed: int, keep: Path) -> Outcome:
-    """Run inputs 0 to `count`, in processes of their own that may die."""
-    outcome = Outcome(findings={})
+def campaign(
+    reader: Reader, count: int, seed: int, keep: Path, outcome: Outcome | None = None
+) -> Outcome:
+    """Run inputs up to `count`, in processes of their own that may die.
+
+    An outcome is taken up where it was, and kept up to date.
+    """
+    outcome = outcome or Outcome(findings={})
     for original in reader.seeds:
         reader.guarded(original)  # takes a while: once for all processes
-    start = 0
+    start = outcome.begun
     while start < count:
         stop = min(start + BATCH, count)
         begun, death = _run_apart(reader, seed, start, stop, keep, outcome)
@@ -85,6 +91,8 @@ def campaign(reader: Reader, count: int, seed: int, keep: Path) -> Outcome:
             note(outcome.findings, keep, reader, death, data)
             stop = begun + 1
         start = outcome.begun = stop
+        if sys.stderr.isatty():
+            print(f"\r{reader.name}: {start} of {count} ", end="", file=sys.stderr)
     return outcome
 
 
@@ -98,7 +106,12 @@ def _run_apart(
         child = os.fork()
         if child == 0:
             _child(reader, seed, start, stop, shared, findings)
-        death = _wait(child, shared)
+        try:
+            death = _wait(child, shared)
+        except KeyboardInterrupt:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
         begun, taken, refused = _COUNTS.unpack_from(shared)
         outcome.taken += taken
         outcome.refused += refused
@@ -365,6 +378,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reader", choices=READERS, required=True)
     parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--start", type=int, default=0, help="the first input")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--replay", type=Path)
@@ -376,13 +390,16 @@ def main() -> None:
             run(arguments.replay.read_bytes())
         return
     start = time.monotonic()
-    found = campaign(reader, arguments.count, arguments.seed, arguments.keep)
+    found = Outcome(begun=arguments.start, findings={})
+    # An interrupt ends it where it is; --start goes on from there.
+    with suppress(KeyboardInterrupt):
+        campaign(reader, arguments.count, arguments.seed, arguments.keep, found)
     assert found.findings is not None
     print(
-        f"{reader.name}: {found.begun} inputs of seed {arguments.seed} in "
-        f"{time.monotonic() - start:.0f} s; {found.taken} taken, {found.refused} "
-        f"refused, {sum(found.findings.values())} findings of {len(found.findings)} "
-        "kinds"
+        f"{reader.name}: inputs {arguments.start} to {found.begun} of seed "
+        f"{arguments.seed} in {time.monotonic() - start:.0f} s; {found.taken} taken, "
+        f"{found.refused} refused, {sum(found.findings.values())} findings of "
+        f"{len(found.findings)} kinds"
     )
     for what, n in sorted(found.findings.items(), key=lambda item: -item[1]):
         print(f"  {n:>7} {what}")
