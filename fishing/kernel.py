@@ -255,8 +255,13 @@ def row_blocks(n: int) -> Iterator[slice]:
 
 def _for_blocks(work: Callable[[slice], None], n: int) -> None:
     """Do the work of all blocks of n rows; numpy leaves the cores to threads."""
+    blocks = list(row_blocks(n))
+    if len(blocks) < 2:  # no threads for a few images: starting them takes longer
+        for block in blocks:
+            work(block)
+        return
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(work, row_blocks(n)):
+        for _ in pool.map(work, blocks):
             continue
 
 
