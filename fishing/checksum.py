@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -130,15 +129,6 @@ def find_damage(
     except HDF5_ERRORS as error:
         damage["/"] = _first_line(error)
     return damage
-
-
-def read_outline(file: Any, file_size: int) -> None:
-    """Do all that `find_damage` does, but for one row of each dataset only."""
-    for dataset in _open_all(file, file_size)[0].values():
-        with suppress(*HDF5_ERRORS):
-            check_filled(dataset, slice(1), set())
-            dataset[:1]
-    _outline_sha256(file)
 
 
 def _open_all(file: Any, file_size: int) -> tuple[dict[str, Any], dict[str, str]]:

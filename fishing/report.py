@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from fishing.dataset import read_at_most
 from fishing.errors import EvaluationError
 from fishing.evaluate import Evaluation
+from fishing.layout import one_line
 from fishing.record import check_record
 from fishing.search import Neighbour
-from fishing.store import one_line
 
 _COLUMN, _NAME = 8, 6
 _MAX_BYTES = 2**28  # of a file of results

@@ -178,25 +178,6 @@ class _Rows:
         self.dtype: np.dtype[Any] = dataset.dtype
         self._filled: set[tuple[int, ...]] = set()
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"<{self.dtype} rows of {self._dataset.name}, shape {self.shape}>"
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Read everything; without this numpy would make an array of one object."""
-        if copy is False:
-            raise ValueError(
-                "expected to copy rows out of their file, found copy=False"
-            )
-        return self[:].astype(dtype or self.dtype, copy=False)
-
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
         try:
             check_filled(self._dataset, key, self._filled)

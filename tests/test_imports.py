@@ -38,7 +38,9 @@ ORDER = [
     "soundness",
     "checksum",
     "rows",
-    "survey",
+    "layout",
+    "reader_worker",
+    "reader",
     "store",
     "journal",
     "writer",
@@ -111,7 +113,7 @@ def test_data_flows_one_way(name: str) -> None:
 @pytest.mark.parametrize(
     ("library", "modules"),
     [
-        ("h5py", {"store", "soundness"}),
+        ("h5py", {"layout", "soundness"}),
         ("click", {"cli"}),
         ("requests", {"fetch"}),
     ],

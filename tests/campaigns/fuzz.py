@@ -87,8 +87,7 @@ def campaign(
         stop = min(start + BATCH, count)
         begun, death = _run_apart(reader, seed, start, stop, keep, outcome)
         if death:
-            data = next(mutations(reader, seed, begun, begun + 1))
-            note(outcome.findings, keep, reader, death, data)
+            note(outcome.findings, keep, reader, death, seed, begun)
             stop = begun + 1
         start = outcome.begun = stop
         if sys.stderr.isatty():
@@ -118,8 +117,7 @@ def _run_apart(
         findings.seek(0)
         for line in findings.read().decode().splitlines():
             number, what = line.split(" ", 1)
-            data = next(mutations(reader, seed, int(number), int(number) + 1))
-            note(outcome.findings, keep, reader, what, data)
+            note(outcome.findings, keep, reader, what, seed, int(number))
     return begun, death
 
 
@@ -191,7 +189,12 @@ def judge(run: Callable[[bytes], None], data: bytes) -> str | None:
 
 
 def note(
-    findings: dict[str, int] | None, keep: Path, reader: Reader, what: str, data: bytes
+    findings: dict[str, int] | None,
+    keep: Path,
+    reader: Reader,
+    what: str,
+    seed: int,
+    number: int,
 ) -> None:
     """Count a finding, and keep the first inputs of each kind."""
     assert findings is not None
@@ -200,7 +203,8 @@ def note(
         folder = keep / reader.name
         folder.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^\w.-]+", "-", what)[:80]
-        (folder / f"{name}-{findings[what]}").write_bytes(data)
+        data = next(mutations(reader, seed, number, number + 1))
+        (folder / f"{name}-seed-{seed}-input-{number}").write_bytes(data)
 
 
 def limit_memory() -> None:

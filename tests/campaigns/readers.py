@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from fishing import contents, survey
+from fishing import contents, reader
 from fishing.backends import BLOBS
 from fishing.backends.caffe_files import read_net, read_weights
 from fishing.backends.onnx import OnnxBackend
@@ -326,7 +326,7 @@ class Features(Reader):
     name = "features"
 
     def prepare(self, folder: Path) -> None:
-        survey.CPU_SECONDS = 1
+        reader.CPU_SECONDS = 1
 
     def make_seeds(self) -> list[bytes]:
         rng = np.random.default_rng(1)

@@ -1,0 +1,199 @@
+"""The process that reads features files, at the other end of `fishing.reader`.
+
+In come questions on standard input, out go answers on standard output: a message is
+JSON and, behind it, the bytes of arrays. Values are put into memory that both processes
+share. What libhdf5 does over a damaged file it does to this process and no other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import resource
+import struct
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.errors import StoreError
+from fishing.layout import StoredFile, damage_of
+
+#: Bytes that the process may take.
+MEMORY = 2**33
+#: What a split holds beside its blobs.
+ARRAYS = ("failed_index", "labels", "failed_labels")
+TEXTS = ("image_id", "classes", "failed_id", "failed_reason")
+
+_LENGTH = struct.Struct("<Q")
+
+
+class Shared:
+    """Memory that two processes share, and that grows as it is needed.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of a file of nobody else.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._memory: mmap.mmap | bytes = b""
+
+    def array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """View it as an array of float32."""
+        n_bytes = 4 * math.prod(shape)
+        if len(self._memory) < n_bytes:
+            if os.fstat(self._descriptor).st_size < n_bytes:
+                os.ftruncate(self._descriptor, n_bytes)
+            self._memory = mmap.mmap(self._descriptor, n_bytes)
+        return np.frombuffer(self._memory, np.float32, math.prod(shape)).reshape(shape)
+
+
+def serve(shared: int) -> None:
+    """Answer the process at the other end of the pipe until it hangs up.
+
+    Parameters
+    ----------
+    shared : int
+        The descriptor of the memory that both share.
+    """
+    _set_limit(resource.RLIMIT_AS, MEMORY)
+    _set_limit(resource.RLIMIT_CORE, 0)
+    server = _Server(sys.stdout.buffer, Shared(shared))
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            question, _ = receive(sys.stdin.buffer)
+            server.answer(**question)
+
+
+class _Server:
+    """What the process does that opens features files, one at a time."""
+
+    def __init__(self, pipe: IO[bytes], shared: Shared) -> None:
+        self._pipe, self._shared = pipe, shared
+        self._file: StoredFile | None = None
+
+    def answer(self, ask: str, seconds: int, **question: Any) -> None:
+        """Do what is asked within so many seconds, and send what comes of it."""
+        _allow(seconds)
+        head: dict[str, Any] = {}
+        arrays: Sequence[NDArray[Any]] = ()
+        try:
+            if ask == "open":
+                self._file = StoredFile(Path(question["path"]))
+                head, arrays = _outline(self._file)
+            elif ask == "read":
+                self._read(**question)
+            elif ask == "damage":
+                head = {"damage": self._damage(Path(question["path"]), seconds)}
+            else:
+                self._close()
+        except StoreError as error:
+            head = {"refusal": str(error)}
+        except MemoryError:
+            head = {"refusal": "expected values that fit into memory, found too many"}
+        send(self._pipe, head, arrays)
+
+    def _read(
+        self, split: str, blob: str, rows: Sequence[int], columns: Sequence[int]
+    ) -> None:
+        """Put a block of values into the shared memory."""
+        assert self._file is not None
+        stored = self._file.splits[split].blobs[blob]
+        values = stored[slice(*rows), slice(*columns)]
+        self._shared.array(values.shape)[:] = values
+
+    def _damage(self, path: Path, seconds: int) -> dict[str, str]:
+        def report(done: int, total: int) -> None:
+            _allow(seconds)
+            send(self._pipe, {"done": [done, total]})
+
+        return damage_of(path, report)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _outline(file: StoredFile) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """Put into words and arrays what is in a file, but for its values."""
+    parts, arrays = {}, []
+    for name, split in file.splits.items():
+        there = [key for key in ARRAYS if getattr(split, key) is not None]
+        arrays += [getattr(split, key) for key in there]
+        parts[name] = {
+            "arrays": there,
+            "texts": {key: getattr(split, key) for key in TEXTS},
+            "blobs": {blob: rows.shape for blob, rows in split.blobs.items()},
+            "devkit": split.devkit,
+            "list_sha256": split.list_sha256,
+        }
+    head = {
+        "settings": file.settings,
+        "format_version": file.format_version,
+        "splits": parts,
+    }
+    return head, arrays
+
+
+def send(
+    pipe: IO[bytes], head: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()
+) -> None:
+    """Send a message: texts and numbers as JSON, and the bytes of arrays behind it."""
+    forms = [[a.dtype.str, a.shape] for a in arrays]
+    text = json.dumps({**head, "forms": forms}).encode()
+    pipe.write(_LENGTH.pack(len(text)) + text)
+    for array in arrays:
+        pipe.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """Receive a message.
+
+    Raises
+    ------
+    Exception
+        Of any kind, if the pipe holds anything else; EOFError where it ends.
+    """
+    head = bytearray(_LENGTH.size)
+    _fill(pipe, head)
+    text = bytearray(*_LENGTH.unpack(head))
+    _fill(pipe, text)
+    message = json.loads(text)
+    arrays = []
+    for dtype, shape in message.pop("forms"):
+        array = np.empty(shape, dtype)
+        _fill(pipe, array.reshape(-1).view(np.uint8))
+        arrays.append(array)
+    return message, arrays
+
+
+def _fill(pipe: IO[bytes], buffer: Any) -> None:
+    """Read as many bytes as a buffer has."""
+    rest = memoryview(buffer)
+    while rest:
+        n = pipe.readinto(rest)  # type: ignore[attr-defined]
+        if not n:
+            raise EOFError
+        rest = rest[n:]
+
+
+def _allow(seconds: int) -> None:
+    """Let this process compute for so long from now on."""
+    _set_limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + seconds)
+
+
+def _set_limit(kind: int, limit: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit if hard < 0 else min(limit, hard), hard))
