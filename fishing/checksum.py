@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends import BLOBS
-from fishing.chunks import check_filled
+from fishing.chunks import read_values
 from fishing.soundness import check_dataset, check_names, open_part
 
 #: The attribute that holds the checksum of a dataset and, on the file, of the outline.
@@ -110,12 +110,10 @@ def find_damage(
     done, total = 0, sum(dataset.nbytes for dataset in datasets.values())
     for name, dataset in datasets.items():
         checksum = Checksum()
-        filled: set[tuple[int, ...]] = set()
         try:
             for start in range(0, len(dataset), _BLOCK_ROWS):
                 block = slice(start, start + _BLOCK_ROWS)
-                check_filled(dataset, block, filled)
-                values = dataset[block]
+                values = read_values(dataset, (block,))
                 checksum.update(values)
                 done += values.nbytes
                 progress(done, total)

@@ -1,16 +1,23 @@
-"""The chunks of a dataset, looked at before HDF5 unpacks them: each a ValueError.
+"""The values of a dataset, whose chunks are held to be whole: else a ValueError.
 
 HDF5 trusts a chunk to unpack to its size. For a shorter one it hands out what lies
-behind it in memory, or crashes, and a longer one takes any amount of memory.
+behind it in memory, or crashes, and a longer one takes any amount of memory. So what
+zlib has packed is unpacked here.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 _MAX_VALUES = 2**22
 _DEFLATE, _SHUFFLE, _LZF = 1, 2, 32000
@@ -62,41 +69,86 @@ def check_chunks(dataset: Any, file_size: int) -> None:
         raise ValueError(f"no values, or such that lie elsewhere, in {name}")
 
 
-def check_filled(dataset: Any, key: Any, filled: set[tuple[int, ...]]) -> None:
-    """Hold chunks to unpack to their size, those that a key asks for.
+def read_values(dataset: Any, key: Any = ()) -> NDArray[Any]:
+    """Read a part of a dataset; what was deflated is unpacked here, to its size.
 
     Parameters
     ----------
     dataset : h5py.Dataset
-        That came through `check_chunks`.
-    key : slice, tuple of slices, or anything else that slices a dataset
-        Of anything else, all chunks are looked at.
-    filled : set of tuple of int
-        Chunks that were looked at before, by their places; those of the key are added.
+        That came through `check_chunks`, or not in chunks.
+    key : tuple of slices
+        Of as many axes as there are, or fewer; without steps.
     """
     chunks = dataset.chunks
     if chunks is None or not dataset.size:
-        return
+        values: NDArray[Any] = dataset[key]
+        return values
     kinds = tuple(kind for kind, _ in _filters(dataset))
     if _DEFLATE not in kinds:
-        return
-    n_bytes = math.prod(chunks) * dataset.dtype.itemsize
-    asked = _slices(dataset.shape, key)
-    if any(part.start >= part.stop for part in asked):
-        return
-    for piece in dataset.iter_chunks(asked):
-        place = tuple(
-            part.start // side * side for part, side in zip(piece, chunks, strict=True)
-        )
-        if place in filled:
-            continue
-        mask, packed = dataset.id.read_direct_chunk(place)
-        if (
-            _are_applied(kinds, mask, {_DEFLATE})
-            and _unpacked_size(packed, n_bytes + 1) != n_bytes
-        ):
-            raise ValueError(f"a chunk of another size at {place} in {dataset.name}")
-        filled.add(place)
+        return np.asarray(dataset[key])
+    rest = (slice(None),) * (dataset.ndim - len(key))
+    asked = tuple(
+        slice(*part.indices(length)[:2])
+        for part, length in zip((*key, *rest), dataset.shape, strict=True)
+    )
+    lengths = [max(part.stop - part.start, 0) for part in asked]
+    values = np.empty(lengths, dataset.dtype)
+    if not values.size:
+        return values
+    pieces = list(dataset.iter_chunks(asked))
+    places = [
+        tuple(p.start // side * side for p, side in zip(piece, chunks, strict=True))
+        for piece in pieces
+    ]
+    packed = [dataset.id.read_direct_chunk(place) for place in places]
+    unpack = partial(_unpack, dtype=dataset.dtype, shape=chunks, kinds=kinds)
+    starts = [part.start for part in asked]
+    try:
+        unpacked = _threads().map(unpack, packed)  # zlib lets others compute
+        for piece, place, chunk in zip(pieces, places, unpacked, strict=True):
+            values[_from(piece, starts)] = chunk[_from(piece, place)]
+    except (ValueError, zlib.error):
+        raise ValueError(f"a chunk of another size in {dataset.name}") from None
+    return values
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads that last: starting them takes longer than a chunk does."""
+    return ThreadPoolExecutor(os.cpu_count())
+
+
+def _unpack(
+    packed: tuple[int, bytes],
+    *,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    kinds: Sequence[int],
+) -> NDArray[Any]:
+    """Undo the filters of a chunk, the last one first."""
+    mask, content = packed
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if _are_applied(kinds, mask, {_DEFLATE}):
+        content = zlib.decompressobj().decompress(content, n_bytes + 1)
+    if len(content) != n_bytes:
+        raise ValueError(f"{len(content)} bytes, not {n_bytes}")
+    values = np.frombuffer(content, np.uint8)
+    if _are_applied(kinds, mask, {_SHUFFLE}):
+        # All first bytes, then all second ones, and so on.
+        shuffled = values.reshape(dtype.itemsize, -1)
+        values = np.empty(shuffled.T.shape, np.uint8)
+        for i, part in enumerate(shuffled):
+            values[:, i] = part
+    unpacked: NDArray[Any] = values.reshape(-1).view(dtype).reshape(shape)
+    return unpacked
+
+
+def _from(piece: tuple[slice, ...], starts: Iterable[int]) -> tuple[slice, ...]:
+    """Say where a piece lies in what starts elsewhere."""
+    return tuple(
+        slice(part.start - start, part.stop - start)
+        for part, start in zip(piece, starts, strict=True)
+    )
 
 
 def _filters(dataset: Any) -> list[tuple[int, tuple[int, ...]]]:
@@ -111,23 +163,3 @@ def _are_applied(kinds: Sequence[int], mask: int, which: set[int]) -> bool:
     return any(
         kind in which and not mask >> place & 1 for place, kind in enumerate(kinds)
     )
-
-
-def _slices(shape: tuple[int, ...], key: Any) -> tuple[slice, ...]:
-    """Say which rows and columns a key asks for, at least."""
-    keys = key if isinstance(key, tuple) else (key,)
-    if len(keys) > len(shape) or not all(isinstance(k, slice) for k in keys):
-        keys = ()
-    rest = (slice(None),) * (len(shape) - len(keys))
-    return tuple(
-        slice(*k.indices(length)[:2])
-        for k, length in zip((*keys, *rest), shape, strict=True)
-    )
-
-
-def _unpacked_size(packed: bytes, most: int) -> int:
-    """Unpack a chunk and count its bytes, up to `most`."""
-    try:
-        return len(zlib.decompressobj().decompress(packed, most))
-    except zlib.error:
-        return -1

@@ -27,7 +27,7 @@ from fishing.checksum import (
     record_outline,
     reserve_sha256,
 )
-from fishing.chunks import check_filled
+from fishing.chunks import read_values
 from fishing.disk import EndlessInput, Output
 from fishing.errors import StoreError
 from fishing.rows import Rows, create_rows, open_rows, write_rows
@@ -264,13 +264,13 @@ def _read_split(group: h5py.Group) -> Split:
         raise ValueError(f"no {missing[0]} in {group.name}")
     split = Split(
         image_id=_texts(group["image_id"]),
-        labels=_values(group["labels"]) if labelled else None,
+        labels=read_values(group["labels"]) if labelled else None,
         classes=tuple(plain(group["labels"].attrs["classes"])) if labelled else (),
         blobs={name: open_rows(group[name]) for name in BLOBS},
         failed_id=_texts(group["failed/image_id"]),
         failed_reason=_texts(group["failed/reason"]),
-        failed_index=_values(group["failed/index"]),
-        failed_labels=_values(group["failed/labels"]) if labelled else None,
+        failed_index=read_values(group["failed/index"]),
+        failed_labels=read_values(group["failed/labels"]) if labelled else None,
         devkit=str(plain(group.attrs["devkit"])),
         list_sha256=str(plain(group.attrs["list_sha256"])),
     )
@@ -279,17 +279,11 @@ def _read_split(group: h5py.Group) -> Split:
     return split
 
 
-def _values(dataset: Any) -> NDArray[Any]:
-    """Read all values of a dataset."""
-    check_filled(dataset, slice(None), set())
-    values: NDArray[Any] = dataset[:]
-    return values
-
-
 def _texts(dataset: Any) -> tuple[str, ...]:
     """Read a dataset of strings."""
-    check_filled(dataset, slice(None), set())
-    return tuple(dataset.asstr()[:])
+    if dataset.dtype.kind != "S":
+        raise ValueError(f"{dataset.dtype}, not strings, in {dataset.name}")
+    return tuple(text.decode() for text in read_values(dataset).tolist())
 
 
 def _check_shapes(split: Split, name: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.checksum import Checksum, reserve_sha256
-from fishing.chunks import check_filled
+from fishing.chunks import read_values
 from fishing.errors import StoreError
 
 #: The choices of how blobs are stored, each with its default first.
@@ -176,12 +176,11 @@ class _Rows:
         self._dataset = dataset
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype: np.dtype[Any] = dataset.dtype
-        self._filled: set[tuple[int, ...]] = set()
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
         try:
-            check_filled(self._dataset, key, self._filled)
-            values: NDArray[np.float32] = self._dataset[key]
+            keys = key if isinstance(key, tuple) else (key,)
+            values: NDArray[np.float32] = read_values(self._dataset, keys)
         except (OSError, RuntimeError, ValueError) as error:
             dataset = self._dataset
             raise StoreError(
