@@ -36,7 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fishing.errors import DataError
+from fishing.dataset import read_at_most
+from fishing.errors import DataError, printable
 
 Pixels = NDArray[np.uint8]
 
@@ -66,6 +67,7 @@ _FILES = {
 CLASSES = tuple(_FILES)
 _SCIKIT_LEARN = ("china", "flower")
 _RECORD = "photographs.json"
+_MAX_BYTES = 2**16  # of the record
 _VERSION = 1
 _SINGLE_SHARE = 0.5  # of images that are one patch, not a collage
 _SCALES = (0.3, 1.0)  # side of a patch, in sides of the largest square of the half
@@ -148,17 +150,19 @@ def _is_there(folder: Path, record: dict[str, Any]) -> bool:
     """Tell whether the folder holds the data set of this record, or nothing."""
     n_expected = sum(record[f"n_{split}"] for split in ("trainval", "test"))
     try:
-        found = json.loads((folder / _RECORD).read_text())
+        found = json.loads(read_at_most(folder / _RECORD, _MAX_BYTES))
         n_images = sum(1 for _ in (folder / "JPEGImages").iterdir())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         found, n_images = None, 0
     if found == record and n_images == n_expected:
         return True
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataError(
-            f"expected nothing at {folder}, or the data set {record}, found "
-            f"{'something else' if found is None else found}; remove it or name "
-            "another folder"
+            printable(
+                f"expected nothing at {folder}, or the data set {record}, found "
+                f"{'something else' if found is None else str(found)[:300]}; remove it "
+                "or name another folder"
+            )
         )
     return False
 

@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.dataset import read_at_most
 from fishing.errors import EvaluationError
 from fishing.evaluate import all_ids, with_failed
 from fishing.kernel import Kernels
 from fishing.rows import Rows
 from fishing.store import FeaturesFile, Split
 from fishing.svm import decision_function
+
+_MAX_BYTES = 2**28  # of an archive that may be there
 
 
 def write_submission(
@@ -120,9 +123,9 @@ def write_submission(
 def _is_there(archive: Path, sidecar: Path, record: dict[str, Any]) -> bool:
     """Tell whether an archive is there that was made from the same."""
     try:
-        found = json.loads(sidecar.read_text(encoding="utf-8"))
-        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    except (OSError, ValueError):
+        found = json.loads(read_at_most(sidecar, _MAX_BYTES))
+        digest = hashlib.sha256(read_at_most(archive, _MAX_BYTES)).hexdigest()
+    except (OSError, ValueError, RecursionError):
         return False
     return bool(found == {**record, "sha256": digest})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -267,6 +268,23 @@ def test_a_set_of_other_photographs_is_not_taken_for_ours(tmp_path: Path) -> Non
     (folder / "photographs.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match="remove it"):
         write_photographs(folder, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "record", [b"[" * 60_000, b"[1]" * 99_999, b'"a\\nb\\u001b[2J"', b"\xff", None]
+)
+def test_a_record_that_is_none_is_something_else(
+    tmp_path: Path, record: bytes | None
+) -> None:
+    folder = write_photographs(tmp_path / "set", 3, 2)
+    (folder / "photographs.json").unlink()
+    if record is None:
+        os.mkfifo(folder / "photographs.json")
+    else:
+        (folder / "photographs.json").write_bytes(record)
+    with pytest.raises(DataError, match="remove it") as caught:
+        write_photographs(folder, 3, 2)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["photographs.json", "notes.txt"])

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -89,6 +90,21 @@ def test_what_is_there_is_left_alone(path: Path, tmp_path: Path) -> None:
     archive.write_bytes(b"damaged")
     write_submission(path, archive, C=2.0)
     assert _files(archive)
+
+
+@pytest.mark.parametrize("record", [b"[" * 99_999, b"{}", b"\xff", b'"\\ud800"', None])
+def test_a_record_that_is_none_is_replaced(
+    path: Path, tmp_path: Path, record: bytes | None
+) -> None:
+    archive = write_submission(path, tmp_path / "s.tar.gz")
+    expected = (tmp_path / "s.json").read_bytes()
+    (tmp_path / "s.json").unlink()
+    if record is None:
+        os.mkfifo(tmp_path / "s.json")
+    else:
+        (tmp_path / "s.json").write_bytes(record)
+    write_submission(path, archive)
+    assert (tmp_path / "s.json").read_bytes() == expected
 
 
 def test_mistakes(path: Path, tmp_path: Path, rng) -> None:

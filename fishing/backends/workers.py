@@ -93,8 +93,8 @@ def run_ahead(
     try:
         for about, data in batches:
             waiting.append((about, pool.submit(_run, net, data)))
-            # One more than there are workers: none waits for a batch.
-            if len(waiting) > net.n_at_once + 1:
+            # While a result is used all workers run, and no more is lost if all ends.
+            if len(waiting) > net.n_at_once:
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:

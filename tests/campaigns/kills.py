@@ -33,9 +33,9 @@ from faults import Extractions, build, environment
 Run = Callable[[list[object], str, int], tuple[int, int, int]]
 
 
-# Images that may have run and not be on the disk yet: three batches of seven, see
-# fishing.backends.workers.run_ahead.
-IN_FLIGHT = 3 * 7
+# Images that may have run and not be on the disk yet: the batch that is written and the
+# one that runs, see fishing.backends.workers.run_ahead.
+IN_FLIGHT = 2 * 7
 
 
 def main() -> None:
