@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_VALUES = 2**22
+_MAX_THREADS = 8  # each takes up addresses
 _DEFLATE, _SHUFFLE, _LZF = 1, 2, 32000
 _PIPELINES = ((), (_DEFLATE,), (_SHUFFLE, _DEFLATE), (_LZF,), (_SHUFFLE, _LZF))
 
@@ -115,7 +116,7 @@ def read_values(dataset: Any, key: Any = ()) -> NDArray[Any]:
 @cache
 def _threads() -> ThreadPoolExecutor:
     """Threads that last: starting them takes longer than a chunk does."""
-    return ThreadPoolExecutor(os.cpu_count())
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS))
 
 
 def _unpack(

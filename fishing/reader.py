@@ -277,6 +277,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=(shared,),
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # it multiplies nothing
             start_new_session=True,  # Ctrl-C is for the process that asks
         )
         self._end = weakref.finalize(self, _end, self._process, shared, self._owner)
