@@ -17,7 +17,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -185,6 +185,7 @@ def find_damage(path: Path, progress: Callable[[int, int], None]) -> dict[str, s
     question = {"ask": "damage", "path": str(path.absolute())}
     answer, _ = process.ask(question, path, progress)
     _give_back(process)
+    _raise_refusal(answer, path)
     damage: dict[str, str] = answer["damage"]
     return damage
 
@@ -269,17 +270,20 @@ class _Process:
 
     def __init__(self) -> None:
         self._owner = os.getpid()
-        shared = _new_memory()
+        with ExitStack() as stack:
+            shared = _new_memory()
+            stack.callback(os.close, shared)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START.format(path=sys.path, shared=shared)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(shared,),
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # it multiplies none
+                start_new_session=True,  # Ctrl-C is for the process that asks
+            )
+            stack.pop_all()
         self.shared = Shared(shared)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(path=sys.path, shared=shared)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(shared,),
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # it multiplies nothing
-            start_new_session=True,  # Ctrl-C is for the process that asks
-        )
         self._end = weakref.finalize(self, _end, self._process, shared, self._owner)
 
     def is_ours(self) -> bool:
@@ -331,7 +335,15 @@ def _take() -> _Process:
     global _spare
     with _lock:
         process, _spare = _spare, None
-    return process if process is not None and process.is_ours() else _Process()
+    if process is not None and process.is_ours():
+        return process
+    try:
+        return _Process()
+    except OSError as error:
+        raise StoreError(
+            "expected to start a process that reads features files, found "
+            f"{error.strerror}; close other files or programs"
+        ) from None
 
 
 def _give_back(process: _Process) -> None:

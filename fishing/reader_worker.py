@@ -80,11 +80,13 @@ class _Server:
 
     def __init__(self, pipe: IO[bytes], shared: Shared) -> None:
         self._pipe, self._shared = pipe, shared
+        self._path = ""
         self._file: StoredFile | None = None
 
     def answer(self, ask: str, seconds: int, **question: Any) -> None:
         """Do what is asked within so many seconds, and send what comes of it."""
         _allow(seconds)
+        self._path = question.get("path", self._path)
         head: dict[str, Any] = {}
         arrays: Sequence[NDArray[Any]] = ()
         try:
@@ -100,7 +102,11 @@ class _Server:
         except StoreError as error:
             head = {"refusal": str(error)}
         except MemoryError:
-            head = {"refusal": "expected values that fit into memory, found too many"}
+            limit = f"{MEMORY >> 30} GiB"
+            head = {
+                "refusal": f"{self._path}: expected to read it within {limit} of "
+                "memory, found that it takes more; extract it anew with --overwrite"
+            }
         send(self._pipe, head, arrays)
 
     def _read(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 
 from conftest import ROOT, make_split, write_file
 from fishing import reader as module
+from fishing import reader_worker
 from fishing.errors import StoreError
+from fishing.reader_worker import _Server
 from fishing.store import FeaturesFile, Split, describe, load, verify
 
 
@@ -210,6 +213,47 @@ def test_threads_share_a_file(tmp_path: Path, split: Split) -> None:
         found = list(pool.map(lambda i: rows[i : i + 50], places))
     for i, values in zip(places, found, strict=True):
         np.testing.assert_array_equal(values, split.blobs["forward/fc7"][i : i + 50])
+
+
+def test_no_room_for_a_process_is_an_error(tmp_path: Path, rng, monkeypatch) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 2))
+    monkeypatch.setattr(module, "_spare", None)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_open = len(os.listdir("/dev/fd"))
+    for n_more in range(5):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + n_more, limits[1]))
+        try:
+            with pytest.raises(StoreError, match="Too many open files; close other"):
+                describe(path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert len(os.listdir("/dev/fd")) == n_open
+    assert describe(path)
+
+
+@pytest.mark.parametrize("ask", [describe, verify])
+def test_too_little_memory_is_an_error(
+    ask: Callable[[Path], Any], tmp_path: Path, rng, monkeypatch
+) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 2))
+    server = _Server(io.BytesIO(), None)
+    monkeypatch.setattr(reader_worker, "StoredFile", _no_memory)
+    monkeypatch.setattr(reader_worker, "damage_of", _no_memory)
+    monkeypatch.setattr(reader_worker, "_set_limit", lambda *_: None)
+
+    def answer(_, question: dict[str, Any], *__: object) -> tuple[dict[str, Any], list]:
+        server._pipe = io.BytesIO()
+        server.answer(**question, seconds=1)
+        server._pipe.seek(0)
+        return reader_worker.receive(server._pipe)
+
+    monkeypatch.setattr(module._Process, "ask", answer)
+    with pytest.raises(StoreError, match=r"f\.h5: expected to read it within 8 GiB"):
+        ask(path)
+
+
+def _no_memory(*_: object) -> None:
+    raise MemoryError
 
 
 def _message(text: bytes, behind: bytes = b"") -> bytes:
