@@ -178,4 +178,4 @@ def _recorded(part: Any) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip("'\"").splitlines()[0]
+    return (str(error).strip("'\"") or repr(error)).splitlines()[0]

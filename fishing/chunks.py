@@ -11,13 +11,16 @@ import itertools
 import math
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 _MAX_VALUES = 2**22
 _MAX_THREADS = 8  # each takes up addresses
@@ -105,12 +108,20 @@ def read_values(dataset: Any, key: Any = ()) -> NDArray[Any]:
     unpack = partial(_unpack, dtype=dataset.dtype, shape=chunks, kinds=kinds)
     starts = [part.start for part in asked]
     try:
-        unpacked = _threads().map(unpack, packed)  # zlib lets others compute
+        unpacked = _map(unpack, packed)
         for piece, place, chunk in zip(pieces, places, unpacked, strict=True):
             values[_from(piece, starts)] = chunk[_from(piece, place)]
     except (ValueError, zlib.error):
         raise ValueError(f"a chunk of another size in {dataset.name}") from None
     return values
+
+
+def _map(work: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
+    """Map in threads, where the system allows them; zlib lets others compute."""
+    try:
+        return _threads().map(work, items)
+    except RuntimeError:
+        return map(work, items)
 
 
 @cache
@@ -130,7 +141,10 @@ def _unpack(
     mask, content = packed
     n_bytes = math.prod(shape) * dtype.itemsize
     if _are_applied(kinds, mask, {_DEFLATE}):
-        content = zlib.decompressobj().decompress(content, n_bytes + 1)
+        stream = zlib.decompressobj()
+        content = stream.decompress(content, n_bytes + 1)
+        if not stream.eof:  # its checksum was not reached
+            raise ValueError("a stream without end")
     if len(content) != n_bytes:
         raise ValueError(f"{len(content)} bytes, not {n_bytes}")
     values = np.frombuffer(content, np.uint8)

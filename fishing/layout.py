@@ -107,7 +107,7 @@ class StoredFile:
                 f"expected a features file at '{path}', found none; "
                 "`fishing extract` makes one"
             ) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path}: expected an HDF5 file, found {one_line(error)}"
             ) from None

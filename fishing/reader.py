@@ -9,7 +9,6 @@ with its file is kept for the next one.
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
@@ -17,36 +16,32 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
+from io import FileIO
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import StoreError
+from fishing.errors import StoreError, printable
 from fishing.layout import Split
-from fishing.reader_worker import ARRAYS, Shared, receive, send
+from fishing.process import python_command
+from fishing.reader_worker import ARRAYS, NoAnswerError, Shared, receive, send
 
 #: Of the processor's time, for one answer; the largest files take a tenth of it.
 CPU_SECONDS = 30
-# What comes of a pipe that ends, or holds anything but an answer.
-_NO_ANSWER = (
-    *(OSError, EOFError, ValueError, TypeError, LookupError),
-    *(AttributeError, ArithmeticError, MemoryError),
-)
 _DEATHS = {-signal.SIGXCPU: "does not come to an end"}
-# The process sees the modules that this one sees, not those of the current folder.
-_START = (
-    "import sys; sys.path[:] = {path!r}; "
-    "from fishing.reader_worker import serve; serve({shared})"
-)
-# Rows of one answer: whole chunks, each decompressed only once.
+_START = "from fishing.reader_worker import serve; serve({answers}, {shared})"
+# Rows of one answer: whole chunks, each decompressed only once; fewer where they are
+# very wide.
 _BLOCK_ROWS = 256
+_BLOCK_VALUES = 2**23
 
 _spare: _Process | None = None
 _lock = Lock()
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
 
 
 class Reader:
@@ -69,13 +64,20 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._place = _place(path)
         self._lock = Lock()
         self._is_closed = False
-        self._identity = _identity(path)
+        self._identity = _identity(self._place)
         self._process: _Process | None = None
         self._outline, self._arrays = self._open()
-        self.settings: dict[str, Any] = self._outline["settings"]
-        self.format_version: int = self._outline["format_version"]
+        try:
+            self.settings: dict[str, Any] = self._outline["settings"]
+            self.format_version: int = self._outline["format_version"]
+            self.splits()
+        except (LookupError, TypeError, AttributeError, StopIteration):
+            assert self._process is not None
+            raise self._process.failure(path) from None
+        _readers.add(self)
 
     def splits(self) -> dict[str, Split]:
         """Give the splits, whose blobs hold on to this reader."""
@@ -115,7 +117,7 @@ class Reader:
             self._process = None  # gone, should it be left half-way
             answer, _ = process.ask(question, self._path)
             self._process = process
-            _raise_refusal(answer, self._path)
+            self._raise_refusal(answer)
             out[:] = process.shared.array(out.shape)
 
     def close(self) -> None:
@@ -128,13 +130,16 @@ class Reader:
                     process.ask({"ask": "close"}, self._path)
                     _give_back(process)
 
+    def forget_lock(self) -> None:
+        """Take a lock that no thread of another process holds."""
+        self._lock = Lock()
+
     def _open(self) -> tuple[dict[str, Any], list[NDArray[Any]]]:
         process = _take()
-        path = str(self._path.absolute())
-        answer, arrays = process.ask({"ask": "open", "path": path}, self._path)
+        answer, arrays = process.ask({"ask": "open", "path": self._place}, self._path)
         if "refusal" in answer:
             _give_back(process)
-        _raise_refusal(answer, self._path)
+        self._raise_refusal(answer)
         self._process = process
         return answer, arrays
 
@@ -146,14 +151,20 @@ class Reader:
                 "closed; read before it is, or open it by `fishing.load`"
             )
         if self._process is None or not self._process.is_ours():
-            if _identity(self._path) != self._identity:
+            self._open()
+            if _identity(self._place) != self._identity:
+                self._process = None
                 raise StoreError(
                     f"expected {self._path} as it was opened, found that it has "
                     "changed since; open it anew"
                 )
-            self._open()
         assert self._process is not None
         return self._process
+
+    def _raise_refusal(self, answer: Mapping[str, Any]) -> None:
+        """Raise what the other process refused, with the path as it was given."""
+        if "refusal" in answer:
+            raise StoreError(answer["refusal"].replace(self._place, str(self._path)))
 
     def _split(
         self, name: str, part: dict[str, Any], arrays: Iterator[NDArray[Any]]
@@ -182,11 +193,11 @@ def find_damage(path: Path, progress: Callable[[int, int], None]) -> dict[str, s
         If the process dies or does not come to an end.
     """
     process = _take()
-    question = {"ask": "damage", "path": str(path.absolute())}
-    answer, _ = process.ask(question, path, progress)
+    answer, _ = process.ask({"ask": "damage", "path": _place(path)}, path, progress)
     _give_back(process)
-    _raise_refusal(answer, path)
-    damage: dict[str, str] = answer["damage"]
+    if "refusal" in answer:
+        raise StoreError(answer["refusal"].replace(_place(path), str(path)))
+    damage: dict[str, str] = answer.get("damage", {})
     return damage
 
 
@@ -219,50 +230,69 @@ class _Rows:
             )
         return self[:].astype(dtype or self.dtype, copy=False)
 
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(self), _BLOCK_ROWS):
+            yield from self[start : start + _BLOCK_ROWS]
+
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        keys = key if isinstance(key, tuple) else (key,)
-        if len(keys) > 2:
-            raise IndexError(f"expected rows and columns, found {len(keys)} indices")
-        row_key, column_key = (*keys, slice(None), slice(None))[:2]
-        rows = _chosen(row_key, self.shape[0])
-        columns = _chosen(column_key, self.shape[1])
-        span = _span(columns)
-        values = np.empty((np.size(rows), span.stop - span.start), np.float32)
-        for place, block in _blocks(rows):
-            self._reader.read(self._split, self._blob, block, span, values[place])
-        if not isinstance(rows, range):
-            values = values.reshape(*rows.shape, values.shape[1])
-        if not isinstance(columns, range):
-            values = values[..., columns - span.start]
+        n, width = self.shape
+        row_key, column_key, *more = (
+            *(key if isinstance(key, tuple) else (key,)),
+            *(slice(None),) * 2,
+        )
+        values: NDArray[np.float32]
+        if len(more) > 2 or not _is_of_rows(row_key):  # numpy knows what it means
+            values = self[:][key]
+            return values
+        rows, columns = np.arange(n)[row_key], range(width)
+        if isinstance(column_key, slice) and column_key.step in (None, 1):
+            columns, column_key = columns[column_key], slice(None)
+        values = self._read(np.ravel(rows), columns)
+        if rows.ndim == 0:
+            row_key = 0
+        elif isinstance(row_key, slice):
+            row_key = slice(None)
+        else:
+            row_key = np.arange(len(rows))
+        values = values[row_key, column_key]
+        return values
+
+    def _read(self, rows: NDArray[np.intp], columns: range) -> NDArray[np.float32]:
+        """Read rows in any order, of each block from the first to the last at once."""
+        values = np.empty((len(rows), len(columns)), np.float32)
+        if not values.size:
+            return values
+        span = slice(columns.start, columns.stop)
+        n_at_once = min(_BLOCK_ROWS, max(_BLOCK_VALUES // len(columns), 1))
+        blocks = rows // n_at_once
+        order = np.argsort(blocks, kind="stable")
+        edges = np.flatnonzero(np.diff(blocks[order])) + 1
+        for places in np.split(order, edges):
+            wanted = rows[places]
+            block = slice(int(wanted.min()), int(wanted.max()) + 1)
+            if _is_run(wanted) and _is_run(places):
+                out = values[places[0] : places[-1] + 1]
+                self._reader.read(self._split, self._blob, block, span, out)
+            else:
+                out = np.empty((block.stop - block.start, len(columns)), np.float32)
+                self._reader.read(self._split, self._blob, block, span, out)
+                values[places] = out[wanted - block.start]
         return values
 
 
-def _chosen(key: Any, length: int) -> range | NDArray[np.intp]:
-    """Say which places of an axis a key means, as numpy understands it."""
-    if isinstance(key, slice) and key.step in (None, 1):
-        return range(length)[key]
-    chosen: NDArray[np.intp] = np.asarray(np.arange(length)[key])
-    if chosen.ndim > 1:
-        raise IndexError(f"expected rows and columns, found the index {key}")
-    return chosen
+def _is_run(numbers: NDArray[np.intp]) -> bool:
+    """Tell whether each number is one more than that before it."""
+    return bool((np.diff(numbers) == 1).all())
 
 
-def _span(chosen: range | NDArray[np.intp]) -> slice:
-    """Say from where to where chosen places go."""
-    if not np.size(chosen):
-        return slice(0, 0)
-    return slice(int(np.min(chosen)), int(np.max(chosen)) + 1)
-
-
-def _blocks(chosen: range | NDArray[np.intp]) -> Iterator[tuple[slice, slice]]:
-    """Cut chosen rows into runs within a block: where they belong, which they are."""
-    rows = np.ravel(chosen)
-    is_new = (np.diff(rows) != 1) | (rows[1:] % _BLOCK_ROWS == 0)
-    starts = [0, *(np.flatnonzero(is_new) + 1).tolist(), len(rows)]
-    for start, stop in itertools.pairwise(starts):
-        if start < stop:
-            first = int(rows[start])
-            yield slice(start, stop), slice(first, first + stop - start)
+def _is_of_rows(key: Any) -> bool:
+    """Tell whether an index means rows, each by its place, or those of a mask."""
+    if isinstance(key, slice):
+        return True
+    index = np.asarray(key)
+    return (index.dtype.kind in "iu" and index.ndim < 2) or (
+        index.dtype.kind == "b" and index.ndim == 1
+    )
 
 
 class _Process:
@@ -273,18 +303,36 @@ class _Process:
         with ExitStack() as stack:
             shared = _new_memory()
             stack.callback(os.close, shared)
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START.format(path=sys.path, shared=shared)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(shared,),
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # it multiplies none
-                start_new_session=True,  # Ctrl-C is for the process that asks
-            )
+            answers, theirs = os.pipe()
+            self._answers = stack.enter_context(open(answers, "rb", buffering=0))
+            with open(theirs, "wb"):
+                self._process = subprocess.Popen(
+                    python_command(_START.format(answers=theirs, shared=shared)),
+                    bufsize=0,  # of a question that a fork cuts off nothing is left
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(theirs, shared),
+                    # It multiplies no matrices.
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                    start_new_session=True,  # Ctrl-C is for the process that asks
+                )
             stack.pop_all()
+        self._questions = cast(FileIO, self._process.stdin)
         self.shared = Shared(shared)
-        self._end = weakref.finalize(self, _end, self._process, shared, self._owner)
+        self._end = weakref.finalize(
+            self, _end, self._process, self._answers, shared, self._owner
+        )
+        self._end.atexit = False  # what is read at exit can be; it ends without us
+        try:
+            receive(self._answers)
+        except NoAnswerError:
+            self._process.kill()
+            raise StoreError(
+                "expected to start a process that reads features files, found that it "
+                f"ended with exit code {self._process.wait()}; look whether "
+                f"`{sys.executable} -c 'import fishing.reader_worker'` works"
+            ) from None
 
     def is_ours(self) -> bool:
         """Tell whether this process started it: a pipe of two forks is of neither."""
@@ -303,31 +351,29 @@ class _Process:
         StoreError
             If the process dies of it, or says what cannot be an answer.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with self._watched(path):
-            send(self._process.stdin, {**question, "seconds": CPU_SECONDS})
+        try:
+            send(self._questions, {**question, "seconds": CPU_SECONDS})
+        except BrokenPipeError:
+            raise self.failure(path) from None
         while True:
-            with self._watched(path):
-                answer, arrays = receive(self._process.stdout)
+            try:
+                answer, arrays = receive(self._answers)
+            except NoAnswerError:
+                raise self.failure(path) from None
             if "done" not in answer:
                 return answer, arrays
             if progress:
                 progress(*answer["done"])
 
-    @contextmanager
-    def _watched(self, path: Path) -> Iterator[None]:
-        """Turn whatever the process sends that is no answer into a StoreError."""
-        try:
-            yield
-        except _NO_ANSWER:
-            self._process.kill()  # it may have gone astray instead
-            code = self._process.wait()
-            raise StoreError(
-                f"{path}: expected a whole features file, found one over which HDF5 "
-                f"{_DEATHS.get(code, f'crashes (exit code {code})')}; extract it anew "
-                "with --overwrite"
-            ) from None
+    def failure(self, path: Path) -> StoreError:
+        """End it, and say what it died of, or that it went astray."""
+        self._process.kill()
+        code = self._process.wait()
+        return StoreError(
+            f"{path}: expected a whole features file, found one over which HDF5 "
+            f"{_DEATHS.get(code, f'crashes (exit code {code})')}; extract it anew "
+            "with --overwrite"
+        )
 
 
 def _take() -> _Process:
@@ -350,16 +396,30 @@ def _give_back(process: _Process) -> None:
     """Keep a process for the next file."""
     global _spare
     with _lock:
-        _spare = process
+        _, _spare = _spare, process
 
 
-def _end(process: subprocess.Popen[bytes], shared: int, owner: int) -> None:
+def _end(
+    process: subprocess.Popen[bytes], answers: FileIO, shared: int, owner: int
+) -> None:
     """End a process that nothing asks any more, unless it is another fork's."""
     os.close(shared)
+    answers.close()
     if owner == os.getpid():
         process.kill()
-        with suppress(BrokenPipeError), process:
+        with process:
             pass
+
+
+def _after_fork() -> None:
+    """Take locks that no thread of the other process holds."""
+    global _lock
+    _lock = Lock()
+    for reader in _readers:
+        reader.forget_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _new_memory() -> int:
@@ -370,15 +430,20 @@ def _new_memory() -> int:
         return os.dup(file.fileno())
 
 
-def _identity(path: Path) -> tuple[int, ...]:
+def _place(path: Path) -> str:
+    """Say where a file is, whatever the current folder will be."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            printable(f"expected a features file at '{path}', found that {error}")
+            + "; name one that is there"
+        ) from None
+
+
+def _identity(place: str) -> tuple[int, ...]:
     """Tell a file from others, and from what it was before a change."""
     with suppress(OSError):
-        found = path.stat()
+        found = os.stat(place)
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
     return ()
-
-
-def _raise_refusal(answer: Mapping[str, Any], path: Path) -> None:
-    """Raise what the other process refused, with the path as it was given."""
-    if "refusal" in answer:
-        raise StoreError(answer["refusal"].replace(str(path.absolute()), str(path)))

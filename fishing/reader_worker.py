@@ -1,7 +1,7 @@
 """The process that reads features files, at the other end of `fishing.reader`.
 
-In come questions on standard input, out go answers on standard output: a message is
-JSON and, behind it, the bytes of arrays. Values are put into memory that both processes
+In come questions on standard input, out go answers by another pipe: a message is JSON
+and, behind it, the bytes of arrays. Values are put into memory that both processes
 share. What libhdf5 does over a damaged file it does to this process and no other.
 """
 
@@ -17,12 +17,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.disk import write_all
 from fishing.errors import StoreError
 from fishing.layout import StoredFile, damage_of
 
@@ -33,6 +35,10 @@ ARRAYS = ("failed_index", "labels", "failed_labels")
 TEXTS = ("image_id", "classes", "failed_id", "failed_reason")
 
 _LENGTH = struct.Struct("<Q")
+
+
+class NoAnswerError(Exception):
+    """A pipe ended, or held something that is no message."""
 
 
 class Shared:
@@ -49,7 +55,7 @@ class Shared:
         self._memory: mmap.mmap | bytes = b""
 
     def array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """View it as an array of float32."""
+        """View it as an array of float32, of one value at least."""
         n_bytes = 4 * math.prod(shape)
         if len(self._memory) < n_bytes:
             if os.fstat(self._descriptor).st_size < n_bytes:
@@ -58,18 +64,20 @@ class Shared:
         return np.frombuffer(self._memory, np.float32, math.prod(shape)).reshape(shape)
 
 
-def serve(shared: int) -> None:
-    """Answer the process at the other end of the pipe until it hangs up.
+def serve(answers: int, shared: int) -> None:
+    """Answer the process at the other end of the pipes until it hangs up.
 
     Parameters
     ----------
-    shared : int
-        The descriptor of the memory that both share.
+    answers, shared : int
+        Descriptors of the pipe, and of the memory that both share.
     """
-    _set_limit(resource.RLIMIT_AS, MEMORY)
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    _set_limit(resource.RLIMIT_AS, MEMORY if soft < 0 else min(MEMORY, soft))
     _set_limit(resource.RLIMIT_CORE, 0)
-    server = _Server(sys.stdout.buffer, Shared(shared))
-    with suppress(EOFError, BrokenPipeError):
+    server = _Server(FileIO(answers, "w"), Shared(shared))
+    with suppress(NoAnswerError, BrokenPipeError):
+        server.greet()
         while True:
             question, _ = receive(sys.stdin.buffer)
             server.answer(**question)
@@ -78,10 +86,14 @@ def serve(shared: int) -> None:
 class _Server:
     """What the process does that opens features files, one at a time."""
 
-    def __init__(self, pipe: IO[bytes], shared: Shared) -> None:
+    def __init__(self, pipe: FileIO, shared: Shared) -> None:
         self._pipe, self._shared = pipe, shared
         self._path = ""
         self._file: StoredFile | None = None
+
+    def greet(self) -> None:
+        """Say that this process is there."""
+        send(self._pipe, {})
 
     def answer(self, ask: str, seconds: int, **question: Any) -> None:
         """Do what is asked within so many seconds, and send what comes of it."""
@@ -102,10 +114,9 @@ class _Server:
         except StoreError as error:
             head = {"refusal": str(error)}
         except MemoryError:
-            limit = f"{MEMORY >> 30} GiB"
             head = {
-                "refusal": f"{self._path}: expected to read it within {limit} of "
-                "memory, found that it takes more; extract it anew with --overwrite"
+                "refusal": f"{self._path}: expected to read it within the memory that "
+                "is allowed, found that it takes more; allow more, or extract it anew"
             }
         send(self._pipe, head, arrays)
 
@@ -153,15 +164,14 @@ def _outline(file: StoredFile) -> tuple[dict[str, Any], list[NDArray[Any]]]:
 
 
 def send(
-    pipe: IO[bytes], head: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()
+    pipe: FileIO, head: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()
 ) -> None:
     """Send a message: texts and numbers as JSON, and the bytes of arrays behind it."""
     forms = [[a.dtype.str, a.shape] for a in arrays]
     text = json.dumps({**head, "forms": forms}).encode()
-    pipe.write(_LENGTH.pack(len(text)) + text)
+    write_all(pipe, _LENGTH.pack(len(text)) + text)
     for array in arrays:
-        pipe.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    pipe.flush()
+        write_all(pipe, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[NDArray[Any]]]:
@@ -169,30 +179,46 @@ def receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[NDArray[Any]]]:
 
     Raises
     ------
-    Exception
-        Of any kind, if the pipe holds anything else; EOFError where it ends.
+    NoAnswerError
+        If the pipe ends, or holds something else.
     """
-    head = bytearray(_LENGTH.size)
-    _fill(pipe, head)
-    text = bytearray(*_LENGTH.unpack(head))
-    _fill(pipe, text)
-    message = json.loads(text)
-    arrays = []
-    for dtype, shape in message.pop("forms"):
-        array = np.empty(shape, dtype)
-        _fill(pipe, array.reshape(-1).view(np.uint8))
-        arrays.append(array)
-    return message, arrays
+    (length,) = _LENGTH.unpack(_read(pipe, _LENGTH.size))
+    message, forms = _parse(_read(pipe, length))
+    arrays = [
+        np.frombuffer(_read(pipe, math.prod(shape) * dtype.itemsize), dtype)
+        for dtype, shape in forms
+    ]
+    shapes = (shape for _, shape in forms)
+    return message, [a.reshape(s) for a, s in zip(arrays, shapes, strict=True)]
 
 
-def _fill(pipe: IO[bytes], buffer: Any) -> None:
-    """Read as many bytes as a buffer has."""
-    rest = memoryview(buffer)
+def _parse(
+    text: bytearray,
+) -> tuple[dict[str, Any], list[tuple[np.dtype[Any], tuple[int, ...]]]]:
+    """Take a message apart: what it says, and the types and shapes of its arrays."""
+    try:
+        message = json.loads(text)
+        forms = [(np.dtype(d), tuple(map(int, s))) for d, s in message.pop("forms")]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise NoAnswerError from None
+    if any(dtype.hasobject or min(shape, default=0) < 0 for dtype, shape in forms):
+        raise NoAnswerError
+    return message, forms
+
+
+def _read(pipe: IO[bytes], n_bytes: int) -> bytearray:
+    """Read so many bytes."""
+    try:
+        content = bytearray(n_bytes)
+    except (MemoryError, OverflowError):
+        raise NoAnswerError from None
+    rest = memoryview(content)
     while rest:
         n = pipe.readinto(rest)  # type: ignore[attr-defined]
         if not n:
-            raise EOFError
+            raise NoAnswerError
         rest = rest[n:]
+    return content
 
 
 def _allow(seconds: int) -> None:

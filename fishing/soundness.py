@@ -21,6 +21,7 @@ MAX_OBJECTS = 10_000
 MAX_ROWS = 2**24
 MAX_WIDTH = 2**20
 _MAX_ATTRIBUTE = 2**20  # bytes
+_MAX_DEPTH = 10
 _KINDS = {"f2", "f4", "i1", "i8"}
 # The output of an inner product, and what the layers above make of it value by value.
 _SAME_WIDTH = (
@@ -62,13 +63,26 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Hold the attributes of a file to be texts, numbers and one mapping."""
     for key, value in settings.items():
         if key == "preprocess" or isinstance(value, dict):
-            fits = isinstance(value, dict)
+            fits = isinstance(value, dict) and _is_shallow(value)
         elif isinstance(value, str):
             fits = value.isprintable()
         else:
             fits = isinstance(value, (bool, int, float)) and math.isfinite(value)
         if not fits or not key.isprintable():
             raise ValueError(f"a {key!a} of {str(value)[:100]!a}")
+
+
+def _is_shallow(value: Any) -> bool:
+    """Tell whether mappings and lists are nested a few levels at most."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return not level
 
 
 def check_names(names: Any) -> list[str]:

@@ -10,6 +10,7 @@ from conftest import ROOT
 # The rooms of the house; a module imports only those that stand before it.
 ORDER = [
     "errors",
+    "process",
     "nets",
     "fetch",
     "dataset",

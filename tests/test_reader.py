@@ -5,7 +5,11 @@ import io
 import os
 import resource
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from conftest import ROOT, make_split, write_file
 from fishing import reader as module
 from fishing import reader_worker
 from fishing.errors import StoreError
-from fishing.reader_worker import _Server
+from fishing.reader_worker import Shared, _Server
 from fishing.store import FeaturesFile, Split, describe, load, verify
 
 
@@ -131,13 +135,140 @@ def test_a_fork_has_a_process_of_its_own(tmp_path: Path, split: Split) -> None:
         if child == 0:
             is_equal = np.array_equal(rows[:], split.blobs["forward/fc7"])
             describe(path)
-            module._end(
-                spare._process, os.dup(0), spare._owner
-            )  # as at the exit of a fork
+            spare._end()  # as at the exit of a fork
             os._exit(0 if is_equal and module._spare is not spare else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         np.testing.assert_array_equal(rows[:], split.blobs["forward/fc7"])
     assert module._spare is spare
+
+
+def test_a_fork_while_a_thread_reads(tmp_path: Path, split: Split) -> None:
+    with FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file:
+        rows = file["test"].blobs["forward/fc7"]
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                rows[:]
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        try:
+            for _ in range(5):
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(20)
+                    rows[:3]
+                    os._exit(0)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        finally:
+            done.set()
+            thread.join()
+
+
+def test_another_folder_changes_nothing(
+    tmp_path: Path, split: Split, monkeypatch
+) -> None:
+    write_file(tmp_path / "f.h5", test=split)
+    monkeypatch.chdir(tmp_path)
+    with FeaturesFile(Path("f.h5")) as file:
+        monkeypatch.chdir("/")
+        _stop(file._reader._process)
+        with pytest.raises(StoreError, match=r"^f\.h5: expected a whole"):
+            file["test"].blobs["forward/fc7"][:2]
+        assert len(file["test"].blobs["forward/fc7"][:2]) == 2
+
+
+def test_modules_of_the_current_folder_are_not_ours(
+    tmp_path: Path, rng, monkeypatch
+) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 2))
+    for name in ("struct.py", "h5py.py", "json.py"):
+        (tmp_path / name).write_text("open('ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "_spare", None)
+    monkeypatch.setattr(sys, "path", ["", ".", Path("/nowhere"), *sys.path])
+    assert describe(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_process_that_does_not_start_is_not_the_file(
+    tmp_path: Path, rng, monkeypatch
+) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 2))
+    monkeypatch.setattr(module, "_spare", None)
+    monkeypatch.setattr(module, "_START", "raise SystemExit(3) # {answers} {shared}")
+    with pytest.raises(StoreError, match=r"start a process .* exit code 3"):
+        describe(path)
+
+
+def test_prints_at_the_start_do_no_harm(tmp_path: Path, rng, monkeypatch) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 2))
+    monkeypatch.setattr(module, "_spare", None)
+    monkeypatch.setattr(
+        module, "_START", "print('hello', flush=True); " + module._START
+    )
+    assert describe(path)
+
+
+def test_what_a_signal_raises_passes_through(tmp_path: Path, split: Split) -> None:
+    with FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file:
+        rows = file["test"].blobs["forward/fc7"]
+        process = file._reader._process._process
+
+        def late(*_: object) -> None:
+            raise TimeoutError
+
+        before = signal.signal(signal.SIGALRM, late)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(TimeoutError):
+                rows[:]
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        np.testing.assert_array_equal(rows[:], split.blobs["forward/fc7"])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"settings": {}},
+        {"settings": {}, "format_version": 2, "splits": 3},
+        {"settings": {}, "format_version": 2, "splits": {"a": {}}},
+        {"settings": {}, "format_version": 2, "splits": {"a": {"arrays": ["labels"]}}},
+    ],
+)
+def test_an_answer_that_is_none_is_an_error(
+    tmp_path: Path, rng, monkeypatch, answer: dict[str, Any]
+) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 2))
+    monkeypatch.setattr(module._Process, "ask", lambda *_: (answer, []))
+    with pytest.raises(StoreError, match=r"found one over which HDF5 crashes"):
+        describe(path)
+
+
+@pytest.mark.parametrize("name", ["a\0.h5", "a\n\0.h5"])
+def test_a_name_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(StoreError, match="expected a features file") as caught:
+        load(name)
+    assert str(caught.value).isprintable()
+
+
+def test_what_is_read_at_the_exit_can_be(tmp_path: Path, rng) -> None:
+    path = write_file(tmp_path / "f.h5", test=make_split(rng, 5))
+    script = (
+        "import atexit, fishing\n"
+        "found = []\n"
+        "rows = lambda: found[0]['test'].blobs['forward/fc7'][:]\n"
+        "atexit.register(lambda: print(rows().shape))\n"
+        f"found.append(fishing.load({str(path)!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("(5, "), done.stderr
 
 
 def test_a_fork_does_not_read_another_file(tmp_path: Path, rng) -> None:
@@ -178,21 +309,49 @@ KEYS = [
     [5, 6, 7, 2, 2, 599, -1], [], np.arange(600) % 3 == 0, (), (slice(2, 9), 3),
     (slice(None), slice(2, 5)), (slice(255, 257), slice(None, None, 2)), (4, 3),
     (4, slice(None)), ([1, 2, 300], slice(1, 4)), (slice(None), [4, 0]), (..., 2),
-    (slice(None), slice(3, 3)), (slice(5, 5), slice(None)),
+    (slice(None), slice(3, 3)), (slice(5, 5), slice(None)), None, (None, 3),
+    (slice(0, 2), ..., 1), ([1, 2], [3, 4]), ([0, 400, 1], [[2], [3]]), [[3, 4], [0]*2],
+    (np.arange(600) % 2 == 0, 2), ([500, 2, 300, 2, 1], slice(1, 3)), True,
+    np.arange(3600).reshape(600, 6) % 7 == 0,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)
-def test_rows_are_sliced_as_arrays_are(tmp_path: Path, split: Split, key) -> None:
+def test_rows_are_sliced_as_arrays_are(
+    tmp_path: Path, split: Split, key, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "_spare", None)  # one that has read nothing yet
     with FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file:
         found = file["test"].blobs["forward/fc7"][key]
     expected = split.blobs["forward/fc7"][key]
+    assert type(found) is type(expected)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected)
     assert found.shape == expected.shape
 
 
-@pytest.mark.parametrize("key", [600, (0, 999), [600], None, (0, 0, 0), "a", 1.5])
+def test_rows_one_by_one(tmp_path: Path, split: Split) -> None:
+    with FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file:
+        found = list(file["test"].blobs["forward/fc7"])
+    np.testing.assert_array_equal(found, split.blobs["forward/fc7"])
+
+
+def test_wide_rows_are_read_a_few_at_a_time(
+    tmp_path: Path, split: Split, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "_spare", None)
+    monkeypatch.setattr(module, "_BLOCK_VALUES", 50)
+    with FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file:
+        found = file["test"].blobs["forward/fc7"][3:100]
+        size = os.fstat(file._reader._process.shared._descriptor).st_size
+    np.testing.assert_array_equal(found, split.blobs["forward/fc7"][3:100])
+    assert size <= 50 * 4
+
+
+@pytest.mark.parametrize(
+    "key",
+    [600, (0, 999), [600], (0, 0, 0), "a", 1.5, np.ones(5, bool), ([0, 1, 2], [3, 4])],
+)
 def test_keys_of_nothing_are_index_errors(tmp_path: Path, split: Split, key) -> None:
     with (
         FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file,
@@ -202,8 +361,6 @@ def test_keys_of_nothing_are_index_errors(tmp_path: Path, split: Split, key) -> 
 
 
 def test_threads_share_a_file(tmp_path: Path, split: Split) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     places = np.random.default_rng(0).integers(0, 500, 300)
     with (
         FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file,
@@ -236,7 +393,7 @@ def test_too_little_memory_is_an_error(
     ask: Callable[[Path], Any], tmp_path: Path, rng, monkeypatch
 ) -> None:
     path = write_file(tmp_path / "f.h5", test=make_split(rng, 2))
-    server = _Server(io.BytesIO(), None)
+    server = _Server(io.BytesIO(), Shared(-1))
     monkeypatch.setattr(reader_worker, "StoredFile", _no_memory)
     monkeypatch.setattr(reader_worker, "damage_of", _no_memory)
     monkeypatch.setattr(reader_worker, "_set_limit", lambda *_: None)
@@ -248,7 +405,7 @@ def test_too_little_memory_is_an_error(
         return reader_worker.receive(server._pipe)
 
     monkeypatch.setattr(module._Process, "ask", answer)
-    with pytest.raises(StoreError, match=r"f\.h5: expected to read it within 8 GiB"):
+    with pytest.raises(StoreError, match=r"f\.h5: expected to read it within the mem"):
         ask(path)
 
 
@@ -284,7 +441,7 @@ def test_a_process_gone_astray_is_an_error(
     path = write_file(tmp_path / "f.h5", test=make_split(rng, 2))
     with FeaturesFile(path) as file:
         process = file._reader._process
-        monkeypatch.setattr(process._process, "stdout", io.BytesIO(content))
+        monkeypatch.setattr(process, "_answers", io.BytesIO(content))
         with pytest.raises(StoreError, match=r"found one over which HDF5 crashes"):
             file["test"].blobs["forward/fc7"][:1, :2]
         assert file["test"].blobs["forward/fc7"][:1, :2].shape == (1, 2)

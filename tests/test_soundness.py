@@ -169,6 +169,10 @@ CASES: dict[str, tuple[Damage, str]] = {
     "a net of lines": (_attribute("/", "net", "a\x1b[2J"), "'net' of"),
     "preprocess a list": (_attribute("/", "preprocess", "[1]"), "'preprocess' of"),
     "preprocess too deep": (_attribute("/", "preprocess", "[" * 60_000), "recursion"),
+    "preprocess deep": (
+        _attribute("/", "preprocess", '{"a":' * 800 + "1" + "}" * 800),
+        "'preprocess' of",
+    ),
     "preprocess no text": (_attribute("/", "preprocess", 3), "JSON"),
     "versions": (
         _attribute("/", "format_version", [1, 1]),
@@ -242,9 +246,10 @@ def test_a_bomb_of_zeros_is_read_in_pieces(tmp_path: Path, rng) -> None:
         zlib.compress(bytes(400)),
         zlib.compress(bytes(2**26)),
         zlib.compress(bytes(40 * 512 * 4))[:-9],
+        zlib.compress(bytes(40 * 512 * 4), 0)[:-4],
         b"no zlib at all",
     ],
-    ids=["short", "a bomb", "cut", "none"],
+    ids=["short", "a bomb", "cut", "no checksum", "none"],
 )
 @pytest.mark.parametrize("place", [0, 512])
 def test_chunks_that_unpack_to_another_size(

@@ -11,7 +11,6 @@ import os
 import pickle
 import re
 import subprocess
-import sys
 import tempfile
 from typing import Any
 
@@ -21,12 +20,9 @@ from numpy.typing import NDArray
 from fishing.backends.devices import parse_device
 from fishing.errors import BackendError, FishingError
 from fishing.nets import NetSpec, weights_path
+from fishing.process import python_command
 
-# The worker sees the modules that this process sees, not those of the current folder.
-_START = (
-    "import sys; sys.path[:] = {path!r}; "
-    "from fishing.backends.caffe_worker import main; main()"
-)
+_START = "from fishing.backends.caffe_worker import main; main()"
 # A fatal line of glog: F0131 12:34:56.789012 4711 net.cpp:313] Check failed: ...
 _FATAL = re.compile(r"^F\d{4,8} .*?\] (.*)$", re.MULTILINE)
 
@@ -81,7 +77,7 @@ class CaffeBackend:
         # For what Caffe says last, should it stop; its warnings are left out.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(path=sys.path)],
+            python_command(_START),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
