@@ -194,10 +194,12 @@ def find_damage(path: Path, progress: Callable[[int, int], None]) -> dict[str, s
     """
     process = _take()
     answer, _ = process.ask({"ask": "damage", "path": _place(path)}, path, progress)
+    if answer.keys().isdisjoint(("damage", "refusal")):
+        raise process.failure(path)
     _give_back(process)
     if "refusal" in answer:
         raise StoreError(answer["refusal"].replace(_place(path), str(path)))
-    damage: dict[str, str] = answer.get("damage", {})
+    damage: dict[str, str] = answer["damage"]
     return damage
 
 
