@@ -409,8 +409,7 @@ def _end(
     answers.close()
     if owner == os.getpid():
         process.kill()
-        with process:
-            pass
+        process.communicate()
 
 
 def _after_fork() -> None:
