@@ -55,7 +55,7 @@ demo: .venv/installed
 	$(BIN)/fishing evaluate $(DEMO)/features.h5 --output $(DEMO)/results
 
 test: caffe-patched
-	$(BIN)/python tests/chromium.py
+	$(BIN)/python tests/report/chromium.py
 	$(BIN)/python -m pytest
 
 test-slow: caffe-patched

@@ -1,29 +1,34 @@
+import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = {}
-exec((HERE / "fishing" / "__init__.py").read_text(encoding="utf-8"), VERSION)
+INIT = (HERE / "fishing" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'__version__ = "(.+)"', INIT)[1]
 
 setup(
     name="fishing",
-    version=VERSION["__version__"],
+    version=VERSION,
     description="Gradient features from deep nets (Gordo et al., BMVC 2015)",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="BSD-2-Clause",
     python_requires=">=3.10",
-    packages=["fishing", "fishing.backends", "fishing.models"],
+    packages=[*find_packages(include=["fishing", "fishing.*"]), "fishing.models"],
     package_dir={"fishing.models": "models"},
     package_data={
-        "fishing": ["py.typed", "page.html.j2", "paper.toml"],
+        "": ["*.pyi"],
+        "fishing": ["py.typed"],
+        "fishing.paper": ["paper.toml"],
+        "fishing.report": ["page.html.j2"],
         "fishing.models": ["*/*"],
     },
     install_requires=[
         "click>=8.1",
         "h5py>=3.15",  # the first that can keep clock times out of all groups
         "jinja2>=3.1",
+        "lazy_loader>=0.4",
         "matplotlib>=3.8",
         "numpy>=1.24",
         "onnx>=1.15",
@@ -57,5 +62,5 @@ setup(
             "mkdocstrings[python]>=0.26",
         ],
     },
-    entry_points={"console_scripts": ["fishing=fishing.cli:main"]},
+    entry_points={"console_scripts": ["fishing=fishing.cli.main:main"]},
 )

@@ -1,5 +1,5 @@
 """``python -m fishing`` is the same as ``fishing``."""
 
-from fishing.cli import main
+from fishing.cli.main import main
 
 main()

@@ -48,3 +48,9 @@ def printable(text: str) -> str:
     """
     line = " ".join(text.splitlines())[:_MAX_LINE]
     return "".join(c if c.isprintable() else "?" for c in line)
+
+
+def one_line(error: BaseException) -> str:
+    """Say in one line what the disk or HDF5 said in several."""
+    text = getattr(error, "strerror", None) or str(error).strip("'\"") or repr(error)
+    return str(text.splitlines()[0])

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fishing.backends import BLOBS
+from fishing.nets import BLOBS
 from fishing.store import Split, write_features
 
 ROOT = Path(__file__).parent.parent
@@ -108,21 +108,20 @@ def explicit_features(split: Split, feature: str) -> np.ndarray:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     blobs = {name: unit(rows) for name, rows in split.blobs.items()}
-    names = {"x5": "pool5", "x6": "fc6", "x7": "fc7", "y8": "fc8", "x8": "prob"}
-    below = {"dW6": "pool5", "dW7": "fc6", "dW8": "fc7"}
     parts = []
     for part in feature.split("+"):
-        if part in names:
-            parts.append(blobs[f"forward/{names[part]}"])
-        else:  # eq. 9
-            x, g = blobs[f"forward/{below[part]}"], blobs[f"backward/fc{part[-1]}"]
+        if part.startswith("dW"):  # eq. 9
+            k = int(part[2:])
+            x, g = blobs[f"forward/x{k - 1}"], blobs[f"backward/y{k}"]
             parts.append(np.einsum("ni,nj->nij", x, g).reshape(len(x), -1))
+        else:
+            parts.append(blobs[f"forward/{part}"])
     return unit(np.concatenate(parts, axis=1))
 
 
 SETTINGS = {
     "net": "tinyalexnet",
-    "prototxt_sha256": "1" * 64,
+    "net_sha256": "1" * 64,
     "weights_sha256": "2" * 64,
     "backend": "caffe",
     "temperature": 2.0,

@@ -27,9 +27,9 @@ import pytest
 
 import fishing
 from conftest import ROOT
-from fishing.cli import main
+from fishing.cli.main import main
 from fishing.nets import load_net
-from test_paper import check_figures
+from paper.test_figures import check_figures
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,7 +65,7 @@ INSTEAD = {
 # The table of the demo as a terminal of 94 columns has it.
 TERMINAL = """
 import json
-from fishing.report import format_table
+from fishing.evaluate.results import format_table
 print(format_table(json.load(open("demo/results/results.json")), 94))
 """
 # Languages that are read rather than run.

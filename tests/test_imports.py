@@ -1,3 +1,5 @@
+"""Data flows one way: a folder imports only the folders that stand before it."""
+
 from __future__ import annotations
 
 import ast
@@ -7,118 +9,103 @@ import pytest
 
 from conftest import ROOT
 
-# The rooms of the house; a module imports only those that stand before it.
-ORDER = [
-    "errors",
-    "process",
-    "nets",
-    "fetch",
-    "dataset",
-    "photographs",
-    "preprocess",
-    "backends.caffe_schema",
-    "backends.caffe_text",
-    "backends.caffe_binary",
-    "backends.caffe_files",
-    "backends.devices",
-    "backends.workers",
-    "backends.head",
-    "backends.caffe_net",
-    "backends.caffe_worker",
-    "backends.caffe",
-    "backends.onnx_builder",
-    "backends.onnx_spatial",
-    "backends.onnx_layers",
-    "backends.onnx_backward",
-    "backends.onnx_graph",
-    "backends.onnx",
-    "backends.openvino",
-    "backends",
-    "disk",
-    "chunks",
-    "soundness",
-    "checksum",
-    "rows",
-    "layout",
-    "reader_worker",
-    "reader",
-    "store",
-    "journal",
-    "writer",
-    "origin",
-    "gradient",
-    "temper",
-    "extract",
-    "compute",
-    "kernel",
-    "similarity",
-    "estimators",
-    "search",
-    "sheet",
-    "svm",
-    "metrics",
-    "evaluate",
-    "retrieval",
-    "record",
-    "report",
-    "submission",
-    "paper",
-    "tables",
-    "reproduce",
-    "summary",
-    "pictures",
-    "thumbnails",
-    "contents",
-    "page",
-    "cli",
-    "__main__",
-]
-# `backends` gives its makers the interface that they fill, and then chooses among them.
-ALLOWED = {
-    ("backends.caffe_worker", "backends.caffe_net"),
-    ("backends.workers", "backends"),
-}
+PACKAGE = ROOT / "fishing"
+GROUND = {"errors", "files", "processes", "progress"}
+# The chain that the README shows. Folders of one line do not know each other.
+CHAIN = (
+    {"nets", "images"},
+    {"backends"},
+    {"store"},
+    {"extract"},
+    {"kernels"},
+    {"evaluate"},
+    {"search", "paper", "report"},
+    {"cli"},
+)
+# The report shows the paper's figures beside those of an evaluation.
+ALLOWED = {("report", "paper")}
+FOLDERS = sorted(set().union(*CHAIN))
 
 
-def _modules() -> dict[str, Path]:
-    package = ROOT / "fishing"
-    files = (p for p in package.rglob("*.py") if "models" not in p.parts)
-    names = {p: ".".join(p.relative_to(package).with_suffix("").parts) for p in files}
+def modules() -> dict[str, Path]:
+    """Find all modules by their name below the package."""
+    files = (p for p in PACKAGE.rglob("*.py") if "models" not in p.parts)
     return {
-        name.removesuffix("__init__").rstrip("."): path for path, name in names.items()
+        ".".join(p.relative_to(PACKAGE).with_suffix("").parts): p
+        for p in files
+        if p.name != "__init__.py"
     }
 
 
-def _imports(path: Path) -> set[str]:
+def imports(path: Path) -> set[str]:
+    """Name what a module imports, at its top or within a function."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path} imports relatively"
             found.add(node.module)
     return found
 
 
-def test_every_module_has_its_place() -> None:
-    assert sorted(_modules()) == sorted(["", *ORDER])
+def own_imports(path: Path) -> set[str]:
+    return {
+        i.removeprefix("fishing.") for i in imports(path) if i.startswith("fishing.")
+    }
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_data_flows_one_way(name: str) -> None:
-    imports = _imports(_modules()[name])
-    own = {i.removeprefix("fishing.") for i in imports if i.startswith("fishing.")}
-    before = set(ORDER[: ORDER.index(name)])
-    assert own <= before | {to for module, to in ALLOWED if module == name}
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_every_folder_has_its_place() -> None:
+    rooms = {room(name) for name in modules()}
+    assert rooms == {*FOLDERS, *GROUND, "__main__"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_data_flows_one_way(folder: str) -> None:
+    place = next(i for i, rooms in enumerate(CHAIN) if folder in rooms)
+    allowed = GROUND.union({folder}, *CHAIN[:place])
+    allowed |= {to for one, to in ALLOWED if one == folder}
+    for name, path in modules().items():
+        if room(name) == folder:
+            upwards = {i for i in own_imports(path) if room(i) not in allowed}
+            assert not upwards, f"{name} imports {upwards}"
+
+
+def test_ground_imports_only_ground() -> None:
+    for name in GROUND:
+        assert {room(i) for i in own_imports(modules()[name])} <= GROUND
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {
+        name: own_imports(path) & set(modules()) for name, path in modules().items()
+    }
+    done: set[str] = set()
+    while len(done) < len(graph):
+        free = {name for name in graph.keys() - done if graph[name] <= done}
+        assert free, f"circle among {sorted(graph.keys() - done)}"
+        done |= free
 
 
 @pytest.mark.parametrize(
-    ("library", "modules"),
+    ("library", "users"),
     [
-        ("h5py", {"layout", "soundness"}),
+        ("h5py", {"store"}),
         ("click", {"cli"}),
-        ("requests", {"fetch"}),
+        ("requests", {"nets"}),
+        ("onnx", {"backends"}),
+        ("caffe", {"backends"}),
+        ("matplotlib", {"report"}),
     ],
 )
-def test_only_few_modules_know(library: str, modules: set[str]) -> None:
-    users = {name for name, path in _modules().items() if library in _imports(path)}
-    assert users == modules
+def test_only_one_folder_knows(library: str, users: set[str]) -> None:
+    found = {
+        room(name)
+        for name, path in modules().items()
+        if any(i == library or i.startswith(f"{library}.") for i in imports(path))
+    }
+    assert found == users

@@ -7,12 +7,12 @@ driver says of a GPU, and the batch size that its memory allows.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from fishing.errors import BackendError
+from fishing.processes import usable_cores
 
 #: Images that go through the net at once, on the CPU and at most on a GPU.
 CPU_BATCH, MAX_BATCH = 32, 256
@@ -81,13 +81,6 @@ def parse_device(device: str) -> list[str]:
     if len(set(numbers)) < len(numbers):
         raise BackendError(f"expected each GPU once, found '{device}'")
     return [f"gpu:{number}" for number in numbers]
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may use; some systems only tell all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def find_gpu(device: str) -> Gpu:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.backends.devices import CPU_BATCH, usable_cores
-from fishing.backends.onnx_graph import DATA, TAU, gradient_graph, write_graph
+from fishing.backends.devices import CPU_BATCH
+from fishing.backends.onnx.export import write_graph
+from fishing.backends.onnx.graph import DATA, TAU, gradient_graph
 from fishing.errors import BackendError
 from fishing.nets import NetSpec
+from fishing.processes import usable_cores
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from fishing.backends import Backend
+    from fishing.backends.interface import Backend
 
 Blobs = Mapping[str, NDArray[np.float32]]
 T = TypeVar("T")

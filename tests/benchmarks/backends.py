@@ -34,12 +34,11 @@ import openvino
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fishing.backends import BLOBS
-from fishing.backends.onnx_builder import Graph
-from fishing.backends.onnx_graph import gradient_graph
-from fishing.dataset import read_splits
-from fishing.nets import NetSpec, load_net
-from fishing.preprocess import Preprocess
+from fishing.backends.onnx.builder import Graph
+from fishing.backends.onnx.graph import gradient_graph
+from fishing.images import Preprocess, read_splits
+from fishing.nets import BLOBS, NetSpec, load_net
+from fishing.store import ExtractionSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -394,7 +393,7 @@ def onnx_product() -> Run:
 
 def onnx_net(folder: str, batch: int, forward_only: bool = False) -> Run:
     """Run the backend, or its graph without the backward pass."""
-    from fishing.backends import onnx as backend
+    from fishing.backends.onnx import backend
 
     spec = load_net(folder)
     data = made_data(spec, batch)
@@ -445,7 +444,7 @@ def forward_graph(graph: Graph) -> Graph:
 
 def caffe_net(folder: str, batch: int) -> Run:
     """Run patched Caffe as its backend's worker does."""
-    from fishing.backends.caffe_worker import CaffeNet
+    from fishing.backends.caffe.process import CaffeNet
 
     spec = load_net(folder)
     net = CaffeNet(
@@ -479,7 +478,9 @@ def extraction(folder: str, images: str, output: str, split: str) -> Run:
     lists = read_splits(Path(images) / split, [])
 
     def run() -> int:
-        done = extract(spec, lists, path, backend="onnx", overwrite=True)
+        done = extract(
+            ExtractionSettings(spec, backend="onnx"), lists, path, overwrite=True
+        )
         return done[0].n_images
 
     return run

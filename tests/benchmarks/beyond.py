@@ -17,17 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.backends import BLOBS
-from fishing.dataset import read_splits
+from fishing.evaluate import average_precision_11point, decision_function
 from fishing.extract import extract
-from fishing.gradient import Step, gradient, read_steps
-from fishing.kernel import FEATURES
-from fishing.metrics import average_precision_11point
-from fishing.nets import load_net
-from fishing.photographs import write_photographs
-from fishing.similarity import gram
-from fishing.store import FeaturesFile
-from fishing.svm import decision_function
+from fishing.extract.head_gradient import Step, gradient, read_steps
+from fishing.images import read_splits, write_photographs
+from fishing.kernels import FEATURES, gram
+from fishing.nets import BLOBS, load_net
+from fishing.store import ExtractionSettings, FeaturesFile
 
 ROOT = Path(__file__).parents[2]
 CALTECH = ROOT.parent / "shared" / "data" / "caltech20"
@@ -113,7 +109,11 @@ def _extract(
 ) -> tuple[Blobs, NDArray[np.int8], int, Sequence[Step]]:
     """Extract trainval and test, one after the other."""
     spec = load_net("tinyalexnet")
-    extract(spec, read_splits(data, ["trainval", "test"]), path, backend="onnx")
+    extract(
+        ExtractionSettings(spec, backend="onnx"),
+        read_splits(data, ["trainval", "test"]),
+        path,
+    )
     with FeaturesFile(path) as file:
         splits = file.split("trainval"), file.split("test")
         blobs = {b: np.concatenate([s.blobs[b][:] for s in splits]) for b in BLOBS}
@@ -137,14 +137,14 @@ def _tau(draw: Draw) -> Figures:
 
 
 def _label(draw: Draw) -> Figures:
-    y = draw.blobs["forward/fc8"].astype(np.float64) / 2
+    y = draw.blobs["forward/y8"].astype(np.float64) / 2
     p = np.exp(y - y.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     labels = {
         "uniform": np.full_like(p, 1 / p.shape[1]),
         "predicted": np.eye(p.shape[1])[p.argmax(axis=1)],
         "priors": np.broadcast_to(
-            draw.blobs["forward/prob"][draw.train].mean(axis=0), p.shape
+            draw.blobs["forward/x8"][draw.train].mean(axis=0), p.shape
         ),
         "none": np.zeros_like(p),
     }
@@ -217,11 +217,11 @@ EXPERIMENTS: dict[str, Callable[[Draw], Figures]] = {
     "C": _choice_of_c,
     "together": _together,
 }
-_BACKWARD = ("backward/fc8", "backward/fc7", "backward/fc6")
+_BACKWARD = ("backward/y8", "backward/y7", "backward/y6")
 _PAIRS = {
-    "dW6": ("forward/pool5", "backward/fc6"),
-    "dW7": ("forward/fc6", "backward/fc7"),
-    "dW8": ("forward/fc7", "backward/fc8"),
+    "dW6": ("forward/x5", "backward/y6"),
+    "dW7": ("forward/x6", "backward/y7"),
+    "dW8": ("forward/x7", "backward/y8"),
 }
 
 
@@ -249,10 +249,10 @@ def _tempered(draw: Draw, tau: float) -> Blobs:
 
 def _back(draw: Draw, g: Array) -> Blobs:
     """Take dE/dy8 down the head: eq. 10."""
-    found = {"backward/fc8": g}
+    found = {"backward/y8": g}
     for step in draw.steps:
         g = g @ step.weights * step.derivative(draw.blobs[f"forward/{step.layer}"])
-        found[f"backward/{step.layer}"] = g
+        found[f"backward/y{step.layer[-1]}"] = g
     return found
 
 

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import sgemm, ssyrk
 from sklearn.svm import SVC
 
-from fishing.backends import BLOBS
-from fishing.kernel import FEATURES, Kernels
+from fishing.evaluate import decision_function
+from fishing.kernels import FEATURES, Kernels
+from fishing.nets import BLOBS
 from fishing.store import FeaturesFile, Split, write_features
-from fishing.svm import decision_function
 
 ROOT = Path(__file__).parents[2]
 LISTS = ROOT.parent / "shared" / "data" / "voc2007-imagesets-main.tar.xz"
@@ -218,7 +218,7 @@ def gram_speed(train: Split, test: Split, repeats: int) -> list[Row]:
         ("sgemm", 2e-9 * n * m * d / sgemm_best, "GFLOP/s"),
         ("ssyrk, time over that of a full product", ssyrk_best / sgemm_best, ""),
     ]
-    for blobs in (("forward/fc6",), ("forward/pool5",), BLOBS):
+    for blobs in (("forward/x6",), ("forward/x5",), BLOBS):
         name = blobs[0] if len(blobs) == 1 else f"all {len(blobs)} blobs"
         shares = np.sum([bounds[blob] for blob in blobs], axis=0)
         shares /= np.sum([times[blob] for blob in blobs], axis=0)

@@ -25,15 +25,12 @@ import caffe
 import cv2
 import numpy as np
 
-from fishing.backends import BLOBS
-from fishing.backends.caffe_net import gradient_net, read_deploy
-from fishing.dataset import read_splits
-from fishing.kernel import FEATURES, Kernels
-from fishing.nets import NetSpec
-from fishing.preprocess import Preprocess
-from fishing.store import FeaturesFile, Split, write_features
-from fishing.svm import decision_function
-from fishing.writer import FeaturesWriter
+from fishing.backends.caffe.net import gradient_net, read_deploy
+from fishing.evaluate import decision_function
+from fishing.images import Preprocess, read_splits
+from fishing.kernels import FEATURES, Kernels
+from fishing.nets import BLOBS, NetSpec
+from fishing.store import FeaturesFile, FeaturesWriter, Split, write_features
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from random_nets import random_net

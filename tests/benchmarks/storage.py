@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 os.environ["GLOG_minloglevel"] = "2"  # noqa: SIM112, glog spells it so; before caffe
-from fishing import rows as storage
-from fishing.dataset import ImageList, read_splits
 from fishing.evaluate import evaluate
 from fishing.extract import extract
+from fishing.images import ImageList, read_splits
 from fishing.nets import NetSpec, load_net
-from fishing.rows import STORAGE
-from fishing.store import FeaturesFile, Split, write_features
+from fishing.store import ExtractionSettings, FeaturesFile, Split, write_features
+from fishing.store import rows as storage
+from fishing.store.settings import STORAGE
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from random_nets import random_net
@@ -120,7 +120,7 @@ def _blobs(
     spec: NetSpec, lists: list[ImageList], path: Path
 ) -> tuple[dict[str, Any], Splits]:
     """Extract, and take the blobs into memory, so that they cost nothing to read."""
-    extract(spec, lists, path, overwrite=True)
+    extract(ExtractionSettings(spec), lists, path, overwrite=True)
     with FeaturesFile(path) as file:
         splits = {
             name: dataclasses.replace(

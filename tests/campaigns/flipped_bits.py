@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from fishing.errors import StoreError
-from fishing.rows import storage_settings
-from fishing.store import FeaturesFile, verify, write_features
+from fishing.store import FeaturesFile, storage_settings, verify, write_features
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import SETTINGS, make_split

@@ -7,7 +7,7 @@ are mutations of valid files, the same for the same seed:
     python tests/campaigns/fuzz.py --reader prototxt --count 1000000
 
 A finding is kept in --keep, from where `--replay FILE` runs it alone. What once broke
-lies in tests/corpus/ and is run by tests/test_fuzz.py.
+lies in tests/reliability/corpus/ and is run by tests/reliability/test_fuzz.py.
 """
 
 from __future__ import annotations

@@ -20,9 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fishing.dataset import read_splits
-from fishing.store import FeaturesFile, verify
-from fishing.writer import FeaturesWriter
+from fishing.images import read_splits
+from fishing.store import FeaturesFile, FeaturesWriter, verify
 
 
 def main() -> None:

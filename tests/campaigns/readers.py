@@ -16,22 +16,23 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from fishing import contents, reader
-from fishing.backends import BLOBS
-from fishing.backends.caffe_files import read_net, read_weights
 from fishing.backends.onnx import OnnxBackend
 from fishing.backends.openvino import OpenvinoBackend
-from fishing.dataset import ImageList, read_splits
 from fishing.errors import StoreError
-from fishing.evaluate import evaluate
-from fishing.kernel import Kernels
-from fishing.nets import load_net
-from fishing.page import write_report
-from fishing.preprocess import Preprocess
-from fishing.report import format_table, read_results, write_results
-from fishing.rows import storage_settings
-from fishing.store import FeaturesFile, Split, write_features
-from fishing.writer import FeaturesWriter
+from fishing.evaluate import evaluate, format_table, read_results, write_results
+from fishing.images import ImageList, Preprocess, read_splits
+from fishing.kernels import Kernels
+from fishing.nets import BLOBS, load_net, read_net, read_weights
+from fishing.report import sections as contents
+from fishing.report import write_report
+from fishing.store import (
+    FeaturesFile,
+    FeaturesWriter,
+    Split,
+    reader,
+    storage_settings,
+    write_features,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hdf5_checksums import Block, find_blocks
@@ -496,7 +497,7 @@ class Results(Reader):
         splits = {"train": _split(rng, 9), "test": _split(rng, 7)}
         settings = {
             **dict.fromkeys(("net", "backend", "label"), "n"),
-            **dict.fromkeys(("prototxt_sha256", "weights_sha256"), "0" * 64),
+            **dict.fromkeys(("net_sha256", "weights_sha256"), "0" * 64),
             **{"temperature": 2.0, "preprocess": {"size": 8}},
         }
         with tempfile.TemporaryDirectory() as folder:

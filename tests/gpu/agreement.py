@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.backends import BLOBS, open_backend
+from fishing.backends import open_backend
 from fishing.errors import FishingError
-from fishing.nets import NetSpec, load_net
+from fishing.nets import BLOBS, NetSpec, load_net
+from fishing.store import ExtractionSettings
 from report import NotRunError, Section
 
 Blobs = Mapping[str, NDArray[np.float32]]
@@ -70,7 +71,7 @@ def compare(a: Blobs, b: Blobs) -> Section:
     none.
     """
     flipped = np.zeros(len(a[BLOBS[0]]), bool)
-    for name in ("forward/fc6", "forward/fc7"):
+    for name in ("forward/x6", "forward/x7"):
         flipped |= ((a[name] > 0) != (b[name] > 0)).any(axis=1)
     rows: list[list[Any]] = []
     good = flipped.mean() <= MOST_FLIPPED
@@ -135,11 +136,16 @@ def mean_precisions(
     spec: NetSpec, data: Path, device: str, output: Path, *, tf32: bool = False
 ) -> dict[str, float]:
     """Extract with Caffe, and evaluate: mean average precisions in per cent."""
-    from fishing.dataset import read_splits
     from fishing.evaluate import evaluate
     from fishing.extract import extract
+    from fishing.images import read_splits
 
     lists = read_splits(data, ["trainval", "test"])
-    extract(spec, lists, output, backend="caffe", device=device, tf32=tf32)
+    extract(
+        ExtractionSettings(spec, backend="caffe", tf32=tf32),
+        lists,
+        output,
+        device=device,
+    )
     record = evaluate(output, protocol="voc2007").record
     return {name: 100 * r["mAP"] for name, r in record["features"].items()}

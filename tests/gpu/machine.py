@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fishing.backends.devices import find_gpu, parse_device
+from fishing.backends import parse_device
+from fishing.backends.devices import find_gpu
 from fishing.errors import BackendError
 
 

@@ -100,7 +100,7 @@ def memory(device: str) -> float:
 
 def caffe_net(spec: NetSpec, device: str, batch: int) -> Any:
     """Open a net in this process."""
-    from fishing.backends.caffe_worker import CaffeNet
+    from fishing.backends.caffe.process import CaffeNet
 
     return CaffeNet(
         prototxt=spec.prototxt,
@@ -121,8 +121,7 @@ def caffe_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing:
 
 def driven_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing:
     """Time Caffe as the extractor drives it: workers, and batches sent ahead."""
-    from fishing.backends import open_backend
-    from fishing.backends.workers import run_ahead
+    from fishing.backends import open_backend, run_ahead
 
     data = made_images(batch, spec.input_size)
     net = open_backend("caffe", spec, temperature=TAU, batch_size=batch, device=device)
@@ -187,7 +186,7 @@ def caffe_rate(device: str, side: int, seconds: float) -> float:
     """Multiply matrices in Caffe's inner products: operations a second."""
     import caffe
 
-    from fishing.backends.caffe_worker import set_device
+    from fishing.backends.caffe.process import set_device
 
     set_device(caffe, device)
     layer = (

@@ -1,0 +1,1 @@
+from .backend import CaffeBackend as CaffeBackend

@@ -1,0 +1,131 @@
+"""The reference backend: patched Caffe in a process of its own.
+
+In go batches, out come paired blobs. Caffe's checks end in ``abort``, and pycaffe
+holds Python's lock while it computes: in a process of its own the first becomes an
+error with Caffe's own words, and the second leaves the readers of images undisturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import subprocess
+import tempfile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.backends.devices import parse_device
+from fishing.errors import BackendError, FishingError
+from fishing.nets import NetSpec, weights_path
+from fishing.processes import python_command
+
+_START = "from fishing.backends.caffe.process import main; main()"
+# A fatal line of glog: F0131 12:34:56.789012 4711 net.cpp:313] Check failed: ...
+_FATAL = re.compile(r"^F\d{4,8} .*?\] (.*)$", re.MULTILINE)
+
+
+class CaffeBackend:
+    """A net in patched Caffe; implements `fishing.backends.Backend`.
+
+    Parameters
+    ----------
+    spec : NetSpec
+    temperature : float
+    batch_size : int or None
+        By default 32 on the CPU, and what memory allows on a GPU.
+    device : str
+        ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Multiply in TF32 on the GPU.
+    n_threads : int, optional
+        Of OpenBLAS; by default what it finds right.
+
+    Raises
+    ------
+    BackendError
+        If patched Caffe is missing, was not built for the device, or stops.
+    NetError
+        If the weights are missing or the net does not fit.
+    """
+
+    n_at_once = 1
+
+    def __init__(
+        self,
+        spec: NetSpec,
+        *,
+        temperature: float,
+        batch_size: int | None,
+        device: str,
+        tf32: bool = False,
+        n_threads: int | None = None,
+    ) -> None:
+        (device,) = parse_device(device)
+        settings = {
+            "prototxt": spec.prototxt,
+            "weights": weights_path(spec),
+            "blobs": dict(spec.blobs),
+            "input_size": spec.input_size,
+            "batch_size": batch_size,
+            "temperature": temperature,
+            "device": device,
+            "tf32": tf32,
+        }
+        # For what Caffe says last, should it stop; its warnings are left out.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            python_command(_START),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={
+                **os.environ,
+                "GLOG_minloglevel": "2",
+                **({"CAFFE_TF32": "1"} if tf32 else {}),
+                **({"OPENBLAS_NUM_THREADS": str(n_threads)} if n_threads else {}),
+            },
+        )
+        try:
+            self.widths: dict[str, int]
+            self.batch_size: int
+            self.widths, self.batch_size = self._ask(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run a batch; see `fishing.backends.Backend.run`."""
+        answer: dict[str, NDArray[np.float32]] = self._ask(data)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._stderr.close()
+
+    def _ask(self, message: Any) -> Any:
+        """Send one message and wait for its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            pickle.dump(message, self._process.stdin, pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+            answer = pickle.load(self._process.stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            raise BackendError(f"Caffe stopped: {self._last_words()}") from None
+        if isinstance(answer, FishingError):
+            raise answer
+        return answer
+
+    def _last_words(self) -> str:
+        """Find what Caffe said before it stopped, in one line."""
+        code = self._process.wait()
+        self._stderr.seek(0)
+        text = self._stderr.read().decode(errors="replace")
+        fatal = _FATAL.findall(text)
+        lines = fatal or text.strip().splitlines()[-1:] or ["it said nothing"]
+        return f"{lines[0].strip()} (exit code {code})"

@@ -1,0 +1,253 @@
+"""The process that runs Caffe, at the other end of `fishing.backends.caffe.backend`.
+
+In come pickled messages on standard input, out go pickled answers on standard output:
+first the settings of the net, answered by the widths of its blobs and the batch size;
+then batches, answered by their blobs. A failed Caffe check aborts this process and no
+other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.backends.devices import (
+    CPU_BATCH,
+    Gpu,
+    check_tf32,
+    find_gpu,
+    fitting_batch,
+)
+from fishing.errors import BackendError, FishingError
+from fishing.nets import fit_weights, read_weights
+
+# Bytes that a new net may take beside its parameters.
+_ROOM = 2**28
+
+
+def main() -> None:
+    """Serve the process at the other end of the pipe until it hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what C++ prints must not mix with the answers
+    net: CaffeNet | None = None
+    while True:
+        try:
+            message = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        answer: Any
+        try:
+            if net is None:
+                net = CaffeNet(**message)
+                answer = net.widths, net.batch_size
+            else:
+                answer = net.run(message)
+        except FishingError as error:
+            answer = error
+        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+class CaffeNet:
+    """A gradient net in Caffe.
+
+    Parameters
+    ----------
+    prototxt, weights : Path
+        The deploy net and its caffemodel, in the current or the V1 format.
+    blobs : dict of str to str
+        The net's names of x5, x6, x7, y8 and x8.
+    input_size : int
+    batch_size : int or None
+        By default 32 on the CPU, and what memory allows on a GPU.
+    temperature : float
+    device : str
+        ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Whether TF32 is asked for, by CAFFE_TF32.
+
+    Raises
+    ------
+    BackendError
+        If patched Caffe cannot be imported or was not built for the device.
+    NetError
+        If the net or its weights do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        prototxt: Path,
+        weights: Path,
+        blobs: dict[str, str],
+        input_size: int,
+        batch_size: int | None,
+        temperature: float,
+        device: str,
+        tf32: bool = False,
+    ) -> None:
+        try:
+            import caffe
+
+            from fishing.backends.caffe.net import gradient_net, read_deploy
+        except ImportError as error:
+            raise BackendError(
+                f"expected patched Caffe, found that it cannot be imported ({error}); "
+                "run `make caffe-patched`"
+            ) from None
+        gpu = set_device(caffe, device, tf32=tf32)
+        self._derived = gradient_net(
+            read_deploy(prototxt),
+            blobs,
+            temperature=temperature,
+            batch_size=batch_size or 1,
+            input_size=input_size,
+        )
+        # Without a name: nothing stays of it where Caffe aborts.
+        with tempfile.TemporaryFile("w+") as file:
+            file.write(str(self._derived.param))
+            file.seek(0)
+            name = f"/dev/fd/{file.fileno()}"
+            if device == "cpu" and sys.platform == "linux":
+                # A net that was only made holds parameters and little else.
+                _limit_memory(_memory_used() + 2 * weights.stat().st_size + _ROOM)
+                self.net = caffe.Net(name, caffe.TEST)
+                _limit_memory(os.sysconf("SC_PHYS_PAGES") * resource.getpagesize())
+            else:
+                self.net = caffe.Net(name, caffe.TEST)
+        # Caffe would leave a layer that the file has not as it was made, and abort at
+        # parameters of another shape.
+        shapes = {
+            name: [list(param.shape) for param in params]
+            for name, params in self.net.params.items()
+        }
+        fit_weights(weights, read_weights(weights), shapes)
+        self.net.copy_from(str(weights))
+        self.widths = {
+            name: int(np.prod(self.net.blobs[tap.blob].shape[1:]))
+            for name, tap in self._derived.taps.items()
+        }
+        self.batch_size = batch_size or CPU_BATCH
+        if gpu and not batch_size:
+            fixed, per_image = _net_bytes(self.net)
+            self.batch_size = fitting_batch(gpu.free, fixed, per_image, device)
+
+    def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run a batch; see `fishing.backends.Backend.run`."""
+        source = self.net.blobs[self._derived.input]
+        if source.shape[0] != len(data):
+            source.reshape(*data.shape)
+            self.net.reshape()
+        source.data[...] = data
+        self.net.forward()
+        self.net.backward()
+        return {
+            # pycaffe hands out views of memory that the next pass overwrites
+            name: getattr(self.net.blobs[tap.blob], tap.part)
+            .reshape(len(data), -1)
+            .copy()
+            for name, tap in self._derived.taps.items()
+        }
+
+
+def _limit_memory(most: int) -> None:
+    """Let this process have so much memory at most; Caffe aborts beyond it."""
+    kind = resource.RLIMIT_DATA
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
+
+
+def _memory_used() -> int:
+    """Tell how much of the limited kind of memory this process has taken."""
+    pages = Path("/proc/self/statm").read_text().split()
+    return int(pages[5]) * resource.getpagesize()
+
+
+def set_device(caffe: Any, device: str, *, tf32: bool = False) -> Gpu | None:
+    """Choose the processor; Caffe itself would abort where there is none.
+
+    Parameters
+    ----------
+    caffe : module
+    device : str
+        ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Whether TF32 is asked for.
+
+    Returns
+    -------
+    Gpu or None
+        None for the CPU.
+
+    Raises
+    ------
+    BackendError
+        If there is no such GPU, or Caffe was not built for it.
+    """
+    if device == "cpu":
+        caffe.set_mode_cpu()
+        return None
+    file = Path(caffe.__file__).with_name("build.json")
+    build = json.loads(file.read_text()) if file.is_file() else {"cuda": False}
+    if not build["cuda"]:
+        raise BackendError(
+            f"expected a Caffe with CUDA for --device {device}, found one built for "
+            "the CPU only; run `make caffe-patched CUDA=1` or use --device cpu"
+        )
+    gpu = find_gpu(device)
+    _check_build(build, gpu, device, tf32=tf32)
+    caffe.set_device(int(device.removeprefix("gpu:")))
+    caffe.set_mode_gpu()
+    return gpu
+
+
+def _check_build(build: dict[str, Any], gpu: Gpu, device: str, *, tf32: bool) -> None:
+    """Hold what Caffe was built for to the GPU that is there."""
+    wanted = tuple(map(int, build["cuda_toolkit"].split(".")[:2]))
+    if gpu.driver[0] < wanted[0]:
+        raise BackendError(
+            f"expected a driver for CUDA {wanted[0]} or later, found one for "
+            f"{gpu.driver[0]}.{gpu.driver[1]}; update the driver, or build Caffe with "
+            "an older toolkit: `make caffe-patched CUDA=1 CUDA_HOME=...`"
+        )
+    oldest = min(map(int, build["cuda_architectures"].split()))
+    if gpu.capability < oldest:
+        raise BackendError(
+            f"expected a GPU of compute capability {oldest / 10} or later, found "
+            f"{gpu.name} of {gpu.capability / 10}; build Caffe for it with "
+            f"`make caffe-patched CUDA=1 CUDA_ARCH={gpu.capability}`"
+        )
+    if tf32:
+        if build["gpu_blas"] != "cuBLAS":
+            raise BackendError(
+                f"expected a Caffe with cuBLAS for TF32, found {build['gpu_blas']}"
+            )
+        check_tf32(gpu)
+
+
+def _net_bytes(net: Any) -> tuple[int, int]:
+    """Bound the bytes that a net for one image takes: of its own, and for the image.
+
+    Caffe keeps for each blob its values, and at most as much again: gradients of some,
+    places of maxima, the scale of LRN. Each convolution unfolds one image at a time.
+    """
+    weights = sum(p.data.size for layer in net.params.values() for p in layer)
+    unfolded = 0
+    for name, params in net.params.items():
+        if net.layer_dict[name].type in ("Convolution", "Deconvolution"):
+            bottom, top = net.bottom_names[name][0], net.top_names[name][0]
+            window = int(np.prod(params[0].shape[2:])) * net.blobs[bottom].shape[1]
+            unfolded += window * int(np.prod(net.blobs[top].shape[2:]))
+    values = sum(int(np.prod(blob.shape)) for blob in net.blobs.values())
+    return 4 * (weights + unfolded), 8 * values

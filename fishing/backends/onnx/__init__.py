@@ -1,0 +1,5 @@
+"""The portable backend: ONNX Runtime, and the graph that it runs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

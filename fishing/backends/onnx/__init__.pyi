@@ -1,0 +1,2 @@
+from .backend import OnnxBackend as OnnxBackend
+from .export import export as export

@@ -1,0 +1,179 @@
+"""The portable backend: ONNX Runtime, on whatever it runs on.
+
+In go batches, out come paired blobs, from one call of one graph.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from fishing.backends.devices import (
+    CPU_BATCH,
+    check_tf32,
+    find_gpu,
+    fitting_batch,
+    parse_device,
+)
+from fishing.backends.onnx.builder import Graph
+from fishing.backends.onnx.export import external_tensor
+from fishing.backends.onnx.graph import DATA, TAU, gradient_graph, graph_bytes
+from fishing.errors import BackendError
+from fishing.nets import NetSpec
+from fishing.processes import usable_cores
+
+_CUDA = "CUDAExecutionProvider"
+
+
+class OnnxBackend:
+    """A net in ONNX Runtime; implements `fishing.backends.Backend`.
+
+    Parameters
+    ----------
+    spec : NetSpec
+    temperature : float
+    batch_size : int or None
+        By default 32 on the CPU, and what memory allows on a GPU; the batch axis of the
+        graph is open.
+    device : str
+        ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Multiply in TF32 on the GPU.
+
+    Raises
+    ------
+    BackendError
+        If there is no such device, or ONNX Runtime stops.
+    NetError
+        If the weights are missing, the net does not fit or cannot be converted.
+    """
+
+    n_at_once = 1
+
+    def __init__(
+        self,
+        spec: NetSpec,
+        *,
+        temperature: float,
+        batch_size: int | None,
+        device: str,
+        tf32: bool = False,
+    ) -> None:
+        providers = _providers(device, tf32=tf32)
+        graph = gradient_graph(spec)
+        self.batch_size = batch_size or CPU_BATCH
+        if device != "cpu" and not batch_size:
+            fixed, per_image = graph_bytes(graph)
+            free = find_gpu(device).free
+            self.batch_size = fitting_batch(free, fixed, per_image, device)
+        self.widths: dict[str, int] = graph.widths
+        self._tau = np.array(temperature, np.float32)
+        self._session: Any = open_session(graph, providers)
+
+    def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run a batch; see `fishing.backends.Backend.run`."""
+        names = list(self.widths)
+        try:
+            found = self._session.run(names, {DATA: data, TAU: self._tau})
+        except Exception as error:  # its errors have no base of their own
+            raise _stopped(error) from None
+        return dict(zip(names, found, strict=True))
+
+    def close(self) -> None:
+        """Let go of the net and its memory."""
+        self._session = None
+
+
+def _providers(device: str, *, tf32: bool) -> list[Any]:
+    """List what runs the graph on a device, the preferred one first."""
+    (device,) = parse_device(device)
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    available = onnxruntime.get_available_providers()
+    if _CUDA not in available:
+        raise BackendError(
+            f"expected an ONNX Runtime with CUDA for --device {device}, found one with "
+            f"{' '.join(available)}; install onnxruntime-gpu in place of onnxruntime, "
+            "or use --device cpu"
+        )
+    gpu = find_gpu(device)  # says in one line if there is none
+    if tf32:
+        check_tf32(gpu)
+    if hasattr(onnxruntime, "preload_dlls"):
+        # Wheels of NVIDIA's libraries lie where no loader looks; and what it prints
+        # is not the answer of a command.
+        with redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
+    settings = {
+        "device_id": int(device.removeprefix("gpu:")),
+        # TF32 keeps 10 bits of a number: too few for the same values as Caffe's.
+        "use_tf32": int(tf32),
+        # The other search takes what is fastest at the moment: in another order of
+        # sums each time, and with GiB of memory that the batch size does not know.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # Memory as it is asked for, not doubled.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    return [(_CUDA, settings), "CPUExecutionProvider"]
+
+
+def _stopped(error: Exception) -> BackendError:
+    """Put what ONNX Runtime said into one line."""
+    words = " ".join(str(error).split())
+    return BackendError(f"ONNX Runtime stopped: {words or type(error).__name__}")
+
+
+def open_session(graph: Graph, providers: list[Any]) -> Any:
+    """Load a graph into ONNX Runtime, which takes the weights where they lie.
+
+    Parameters
+    ----------
+    graph : Graph
+    providers : list
+        As ONNX Runtime names them, the preferred one first.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+
+    Raises
+    ------
+    BackendError
+        If ONNX Runtime cannot load it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    options.log_severity_level = 3
+    large = {name: a for name, a in graph.initializers.items() if a.nbytes >= 1024}
+    tensors = [
+        external_tensor(name, array, location=name)
+        if name in large
+        else numpy_helper.from_array(array, name)
+        for name, array in graph.initializers.items()
+    ]
+    # ONNX Runtime copies these while it loads, and asks nothing of where they lie.
+    arrays = [np.require(array, requirements="C") for array in large.values()]
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+    options.add_external_initializers(list(large), values)
+    model = graph.model(tensors).SerializeToString()
+    try:
+        # Without falling back to the CPU, then or in the midst of a run.
+        session = onnxruntime.InferenceSession(
+            model, options, providers, enable_fallback=0
+        )
+    except Exception as error:
+        raise _stopped(error) from None
+    first = providers[0][0] if isinstance(providers[0], tuple) else providers[0]
+    if first not in session.get_providers():
+        raise BackendError(
+            f"expected {first} to start, found that ONNX Runtime could not load it; "
+            "see its warnings, `pip install 'onnxruntime-gpu[cuda,cudnn]'`, or use "
+            "--device cpu"
+        )
+    return session

@@ -1,0 +1,201 @@
+"""Eq. 10 as ONNX operators: the way of the gradient down the head.
+
+In go the layers of the head and what flowed through them, out come the gradients of the
+cross-entropy with the uniform label at the outputs of the inner products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fishing.backends.onnx.builder import Builder, Value, refusal
+from fishing.backends.onnx.layers import (
+    batch_norm_statistics,
+    prelu_slopes,
+    scale_factors,
+)
+from fishing.nets.caffe_schema import Message
+from fishing.nets.head import Head
+
+
+class _Step(NamedTuple):
+    """A layer on the way down: its bottom, its top and dE/dtop."""
+
+    layer: Message
+    bottom: Value
+    top: Value
+    gradient: Value
+
+
+def backward(
+    build: Builder, head: Head, blobs: Mapping[str, Value], tau: Value
+) -> list[Value]:
+    r"""Add the backward pass of the head.
+
+    .. math::
+        \partial E / \partial y_L = (\mathrm{softmax}(y_L / \tau) - 1/P) / \tau, \quad
+        \partial E / \partial y_k =
+        [W_{k+1} \, \partial E / \partial y_{k+1}] \circ f'(y_k)
+
+    Parameters
+    ----------
+    build : Builder
+    head : Head
+    blobs : mapping of str to Value
+        What the layers of the head read and write, by its name in the net.
+    tau : Value
+        The temperature, without axes.
+
+    Returns
+    -------
+    list of Value
+        dE/dy of the head's inner products, from the lowest up.
+
+    Raises
+    ------
+    NetError
+        If a layer of the head has no backward pass here.
+    """
+    found: list[Value] = []
+    logits = blobs[head.layers[0].top[0]]
+    gradient = _at_logits(build, head.layers[0], logits, tau)
+    for layer in head.layers:
+        if layer.type == "InnerProduct":
+            found.append(gradient)
+            if layer is head.inner_products[0]:
+                break
+        if layer.type not in _BACKWARD:
+            known = " ".join(sorted(_BACKWARD))
+            raise refusal(layer, f"a head of the types {known}", f"'{layer.type}'")
+        bottom, top = blobs[layer.bottom[0]], blobs[layer.top[0]]
+        gradient = _BACKWARD[layer.type](build, _Step(layer, bottom, top, gradient))
+    return found[::-1]
+
+
+def _at_logits(build: Builder, layer: Message, y: Value, tau: Value) -> Value:
+    """Take the gradient of the loss: (softmax(y / tau) - 1/P) / tau."""
+    if len(y.shape) != 1:
+        raise refusal(layer, "logits of shape (n, P)", f"(n, {y.shape})")
+    scaled = build.node("Div", [y, tau], "y/tau", y.shape)
+    tempered = build.node("Softmax", [scaled], "softmax(y/tau)", y.shape, axis=1)
+    uniform = build.constant(1 / y.shape[0], "1/P")
+    difference = build.node("Sub", [tempered, uniform], "softmax(y/tau)-1/P", y.shape)
+    return build.node("Div", [difference, tau], f"d{layer.top[0]}", y.shape)
+
+
+def _inner_product(build: Builder, step: _Step) -> Value:
+    """Multiply by the weights of the forward pass, the other way round."""
+    layer, shape = step.layer, step.bottom.shape
+    product = build.node(
+        "Gemm",
+        [step.gradient, build.weight_names[layer.name][0]],
+        f"d{layer.bottom[0]}",
+        [math.prod(shape)],
+        transB=int(layer.inner_product_param.transpose),
+    )
+    return build.reshape(product, shape, f"d{layer.name}/bottom")
+
+
+def _relu(build: Builder, step: _Step) -> Value:
+    """Multiply by 1[y > 0], and by the slope elsewhere."""
+    slope = float(step.layer.relu_param.negative_slope)
+    # x > 0 where y > 0, unless the slope is below 0; x is kept in any case, y need not.
+    sign = _is_positive(build, step, step.top if slope >= 0 else step.bottom)
+    if slope == 0:
+        zero = build.constant(0.0, f"{step.layer.name}/zero")
+        return _down(build, step, "Where", [sign, step.gradient, zero])
+    return _times(build, step, _choose(build, step, sign, slope))
+
+
+def _prelu(build: Builder, step: _Step) -> Value:
+    slopes = prelu_slopes(build, step.layer, step.bottom)
+    sign = _is_positive(build, step, step.bottom)
+    return _times(build, step, _choose(build, step, sign, slopes))
+
+
+def _elu(build: Builder, step: _Step) -> Value:
+    """Multiply by 1 where y > 0, and by alpha + x elsewhere."""
+    name, shape = step.layer.name, step.top.shape
+    alpha = build.constant(float(step.layer.elu_param.alpha), f"{name}/alpha")
+    slope = build.node("Add", [step.top, alpha], f"{name}/slope", shape)
+    sign = _is_positive(build, step, step.bottom)
+    return _times(build, step, _choose(build, step, sign, slope))
+
+
+def _sigmoid(build: Builder, step: _Step) -> Value:
+    """Multiply by x (1 - x)."""
+    name, shape = step.layer.name, step.top.shape
+    one = build.constant(1.0, f"{name}/one")
+    rest = build.node("Sub", [one, step.top], f"{name}/1-x", shape)
+    return _times(build, step, build.node("Mul", [step.top, rest], f"{name}/f'", shape))
+
+
+def _tanh(build: Builder, step: _Step) -> Value:
+    """Multiply by 1 - x^2."""
+    name, shape = step.layer.name, step.top.shape
+    one = build.constant(1.0, f"{name}/one")
+    square = build.node("Mul", [step.top, step.top], f"{name}/x^2", shape)
+    return _times(build, step, build.node("Sub", [one, square], f"{name}/f'", shape))
+
+
+def _batch_norm(build: Builder, step: _Step) -> Value:
+    """Multiply by 1 / sqrt(variance + eps)."""
+    _, variance = batch_norm_statistics(build, step.layer, step.bottom)
+    factors = 1 / np.sqrt(variance + np.float32(step.layer.batch_norm_param.eps))
+    factors = factors.reshape([-1, *[1] * (len(step.bottom.shape) - 1)])
+    return _times(build, step, build.constant(factors, f"{step.layer.name}/f'"))
+
+
+def _scale(build: Builder, step: _Step) -> Value:
+    factors, _ = scale_factors(build, step.layer, step.bottom)
+    return _times(build, step, build.constant(factors, f"{step.layer.name}/f'"))
+
+
+def _same_values(build: Builder, step: _Step) -> Value:
+    name = f"d{step.layer.bottom[0]}"
+    return build.reshape(step.gradient, step.bottom.shape, name)
+
+
+def _is_positive(build: Builder, step: _Step, value: Value) -> Value:
+    name = step.layer.name
+    zero = build.constant(0.0, f"{name}/0")
+    return build.node("Greater", [value, zero], f"{name}/positive", value.shape)
+
+
+def _choose(build: Builder, step: _Step, sign: Value, slope: Any) -> Value:
+    """Take 1 where y > 0 and the slope elsewhere."""
+    name = step.layer.name
+    if not isinstance(slope, Value):
+        slope = build.constant(slope, f"{name}/slope")
+    one = build.constant(1.0, f"{name}/1")
+    return build.node("Where", [sign, one, slope], f"{name}/f'", step.top.shape)
+
+
+def _times(build: Builder, step: _Step, factor: Value | str) -> Value:
+    return _down(build, step, "Mul", [step.gradient, factor])
+
+
+def _down(
+    build: Builder, step: _Step, operator: str, inputs: list[Value | str]
+) -> Value:
+    name = f"d{step.layer.bottom[0]}"
+    return build.node(operator, inputs, name, step.bottom.shape)
+
+
+_BACKWARD: dict[str, Callable[[Builder, _Step], Value]] = {
+    "BatchNorm": _batch_norm,
+    "Dropout": _same_values,
+    "ELU": _elu,
+    "Flatten": _same_values,
+    "InnerProduct": _inner_product,
+    "PReLU": _prelu,
+    "ReLU": _relu,
+    "Reshape": _same_values,
+    "Scale": _scale,
+    "Sigmoid": _sigmoid,
+    "TanH": _tanh,
+}

@@ -1,0 +1,270 @@
+"""A graph in the making: nodes, and the numbers that they need.
+
+In go operators one by one, out comes a `Graph` that can be made an `onnx.ModelProto`.
+Shapes are kept without the batch axis, which stays open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from fishing.errors import NetError
+from fishing.nets import fit_weights
+from fishing.nets.caffe_files import LayerWeights
+from fishing.nets.caffe_schema import Message
+
+# The lowest with all operators in use as they are meant: Softmax along one axis.
+_OPSET, _IR_VERSION = 13, 7
+
+#: Values of one image that a blob may have, or of a constant: 256 MiB.
+MOST_VALUES = 2**26
+
+
+class Value(NamedTuple):
+    """A tensor of the graph.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        Of one image: without the batch axis.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A finished graph, whose weights are still numpy's.
+
+    Attributes
+    ----------
+    nodes : list of onnx.NodeProto
+    initializers : dict of str to ndarray
+    inputs, outputs : list of onnx.ValueInfoProto
+    widths : dict of str to int
+        Values per image of each output.
+    shapes : dict of str to tuple of int
+        Of what each node makes of one image.
+    """
+
+    nodes: list[onnx.NodeProto]
+    initializers: dict[str, NDArray[Any]]
+    inputs: list[onnx.ValueInfoProto]
+    outputs: list[onnx.ValueInfoProto]
+    widths: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+
+    def model(self, tensors: Sequence[TensorProto]) -> onnx.ModelProto:
+        """Make a model of the graph, with `tensors` for its initializers."""
+        graph = helper.make_graph(
+            self.nodes, "gradients", self.inputs, self.outputs, list(tensors)
+        )
+        return helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR_VERSION,
+            producer_name="fishing",
+        )
+
+
+class Builder:
+    """Collects nodes and initializers under names that do not clash.
+
+    Parameters
+    ----------
+    weights : dict of str to list of ndarray
+        As `read_weights` gives them.
+    caffemodel : Path
+        Where they are from, for messages.
+    native_lrn : bool
+        See `fishing.backends.onnx.graph.gradient_graph`.
+
+    Attributes
+    ----------
+    weight_names : dict of str to list of str
+        The initializers of layers that have weights and maybe a bias.
+    """
+
+    def __init__(
+        self, weights: LayerWeights, caffemodel: Path, *, native_lrn: bool = False
+    ) -> None:
+        self.native_lrn = native_lrn
+        self._weights = weights
+        self._caffemodel = caffemodel
+        self.weight_names: dict[str, list[str]] = {}
+        self._nodes: list[onnx.NodeProto] = []
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._initializers: dict[str, NDArray[Any]] = {}
+        self._names: set[str] = set()
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[Value | str],
+        name: str,
+        shape: Sequence[int],
+        **attributes: Any,
+    ) -> Value:
+        """Add a node with one output.
+
+        Parameters
+        ----------
+        operator : str
+            Of ONNX.
+        inputs : sequence of Value or str
+            A str is the name of an initializer.
+        name : str
+            Of the output; changed where it is taken.
+        shape : sequence of int
+            Of the output, without the batch axis.
+        **attributes
+            Of the operator.
+
+        Raises
+        ------
+        NetError
+            If the output would have more than `MOST_VALUES`.
+        """
+        check_size(name, shape)
+        output = Value(self._unique(name), tuple(shape))
+        self._shapes[output.name] = output.shape
+        names = [i.name if isinstance(i, Value) else i for i in inputs]
+        self._nodes.append(
+            helper.make_node(
+                operator, names, [output.name], name=output.name, **attributes
+            )
+        )
+        return output
+
+    def reserve(self, *names: str) -> None:
+        """Keep names for inputs and outputs."""
+        self._names.update(names)
+
+    def constant(self, value: Any, name: str) -> str:
+        """Add an initializer, of float32 or int64, and give its name."""
+        array = np.asarray(value)
+        name = self._unique(name)
+        dtype = np.int64 if array.dtype.kind == "i" else np.float32
+        self._initializers[name] = array.astype(dtype)
+        return name
+
+    def parameters(
+        self, layer: Message, shapes: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float32]]:
+        """Find a layer's parameters, of the shapes that it has to have.
+
+        Raises
+        ------
+        NetError
+            If they are missing or of other shapes.
+        """
+        fitted = fit_weights(self._caffemodel, self._weights, {layer.name: shapes})
+        return fitted[layer.name]
+
+    def weights(self, layer: Message, shapes: Sequence[Sequence[int]]) -> list[str]:
+        """Make a layer's weights and its bias initializers, and give their names."""
+        names = self.weight_names.setdefault(layer.name, [])
+        found = self.parameters(layer, shapes)
+        for name, array in zip(("weights", "bias"), found, strict=False):
+            names.append(self._unique(f"{layer.name}/{name}"))
+            self._initializers[names[-1]] = array
+        return names
+
+    def reshape(self, value: Value, shape: Sequence[int], name: str) -> Value:
+        """Give each image's values another shape."""
+        if tuple(shape) == value.shape:
+            return value
+        target = self.constant([0, *shape], f"{name}/shape")
+        return self.node("Reshape", [value, target], name, shape)
+
+    def finish(
+        self, inputs: Mapping[str, Sequence[int | str]], outputs: Mapping[str, Value]
+    ) -> Graph:
+        """Close the graph.
+
+        Parameters
+        ----------
+        inputs : mapping of str to shape
+        outputs : mapping of str to Value
+            Values under the names they leave by, as (n, d) tensors.
+        """
+        renamed: dict[str, str] = {}
+        widths = {name: math.prod(v.shape) for name, v in outputs.items()}
+        for name, value in outputs.items():
+            flat = self.reshape(value, [widths[name]], f"{name}/flat")
+            if flat.name in renamed or flat.name in inputs:
+                flat = self.node("Identity", [flat], f"{name}/copy", flat.shape)
+            renamed[flat.name] = name
+        for node in self._nodes:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+            node.name = node.output[0]
+        return Graph(
+            self._nodes,
+            self._initializers,
+            [_tensor(name, shape) for name, shape in inputs.items()],
+            [_tensor(name, ["n", width]) for name, width in widths.items()],
+            widths,
+            {renamed.get(name, name): shape for name, shape in self._shapes.items()},
+        )
+
+    def _unique(self, name: str) -> str:
+        found, i = name, 2
+        while found in self._names:
+            found, i = f"{name}#{i}", i + 1
+        self._names.add(found)
+        return found
+
+
+def refusal(layer: Message, expected: str, found: str) -> NetError:
+    """Say why a layer cannot be converted."""
+    return NetError(
+        f"layer '{layer.name}' ({layer.type}): expected {expected}, found {found}; "
+        "--backend caffe runs what Caffe knows"
+    )
+
+
+def check_size(name: str, shape: Sequence[int]) -> None:
+    """Refuse a blob that would fill the memory, before it does.
+
+    Raises
+    ------
+    NetError
+        If it has more than `MOST_VALUES` an image.
+    """
+    if math.prod(shape) > MOST_VALUES:
+        raise NetError(
+            f"expected blobs of at most {MOST_VALUES} values an image, found '{name}' "
+            f"of shape {list(shape)}"
+        )
+
+
+def canonical_axis(layer: Message, axis: int, x: Value) -> int:
+    """Count an axis from the first on, and keep off the batch.
+
+    Raises
+    ------
+    NetError
+        If there is no such axis, or if it is the batch.
+    """
+    n_axes = len(x.shape) + 1
+    found = axis + n_axes if axis < 0 else axis
+    if not 1 <= found < n_axes:
+        wanted = f"an axis from 1 to {n_axes - 1}, which leaves images apart"
+        raise refusal(layer, wanted, f"axis {axis}")
+    return found
+
+
+def _tensor(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))

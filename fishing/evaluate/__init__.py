@@ -1,0 +1,5 @@
+"""From kernels to SVMs and average precision."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,267 @@
+"""Gradient features as scikit-learn has estimators and kernels.
+
+In go images, out come paired rows: the parts of a feature side by side, one row an
+image; and of two sets of rows their kernel, for `sklearn.svm.SVC` and the like.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from fishing.backends import check_run, choose_backend, parse_device
+from fishing.errors import DataError, EvaluationError
+from fishing.extract import compute_blobs
+from fishing.kernels import feature_factors, kernel_between, parse_feature
+from fishing.kernels.gram_matrices import Factors
+from fishing.nets import load_net
+from fishing.store import Rows, Split
+
+
+def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float32]:
+    """Put the parts of a feature side by side, as `TraceKernel` takes them.
+
+    Parameters
+    ----------
+    feature : str
+        Such as ``x7``, ``x6+x7`` or ``dW7``.
+    images : Split, or mapping of str to array_like of float32, shape (n, d)
+        Blobs by the names of `fishing.backends.BLOBS`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n_parts * width)
+        Of dW7, x6 and dE/dy7. All parts are given the width of the widest; zeros, which
+        change no inner product, fill the others up.
+
+    Raises
+    ------
+    EvaluationError
+        If the feature is unknown, or a blob is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x7, g8 = np.array([[1.0, 2.0, 3.0]]), np.array([[4.0, 5.0]])
+    >>> paired("dW8", {"forward/x7": x7, "backward/y8": g8})
+    array([[1., 2., 3., 4., 5., 0.]], dtype=float32)
+    """
+    factors = feature_factors(feature, images)
+    parts = [rows for summand in factors for rows in summand]
+    n, width = parts[0].shape[0], max(rows.shape[1] for rows in parts)
+    X = np.zeros((n, len(parts), width), np.float32)
+    for i, rows in enumerate(parts):
+        X[:, i, : rows.shape[1]] = rows[:]
+    return X.reshape(n, -1)
+
+
+class TraceKernel(BaseEstimator):  # type: ignore[misc]
+    """The kernel of a feature on paired rows, for ``SVC(kernel=TraceKernel())``.
+
+    For a gradient the trace kernel of eq. 12, Tr(A^T B) = (x_A . x_B) (g_A . g_B), each
+    part being l2-normalised by itself; for an activation the linear kernel; for a sum
+    the mean of those of its summands.
+
+    Parameters
+    ----------
+    feature : str
+        What the rows are of: as given to `paired` or to `GradientFeatures`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.svm import SVC
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(20, 8)), np.arange(20) % 2  # 4 values of x6, 4 of g7
+    >>> SVC(kernel=TraceKernel("dW7"), C=1).fit(X, y).predict(X).shape
+    (20,)
+    """
+
+    def __init__(self, feature: str = "dW7") -> None:
+        self.feature = feature
+
+    def __call__(self, X: ArrayLike, Y: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Compute the kernel.
+
+        Parameters
+        ----------
+        X, Y : array_like, shape (n_X, d) and (n_Y, d)
+            Paired rows; Y is X where it is left out.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_X, n_Y)
+
+        Raises
+        ------
+        EvaluationError
+            If the feature is unknown, or rows cannot be of it.
+        """
+        a = self._factors(X)
+        return kernel_between(a, a if Y is None else self._factors(Y))[:]
+
+    def _factors(self, X: ArrayLike) -> Factors:
+        """Cut rows into the parts of the feature."""
+        rows = np.asarray(X)
+        summands = parse_feature(self.feature)
+        n_parts = sum(map(len, summands))
+        if rows.ndim != 2 or rows.shape[1] % n_parts or not rows.shape[1]:
+            raise EvaluationError(
+                f"expected rows of {n_parts} parts of {self.feature}, equally wide and "
+                f"side by side, found shape {rows.shape}; fishing.paired makes such"
+            )
+        parts = iter(np.split(rows, n_parts, axis=1))
+        return [[next(parts) for _ in factors] for factors in summands]
+
+
+class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A transformer from images to the paired rows of a feature.
+
+    It learns nothing: `fit` only looks at the parameters.
+
+    Parameters
+    ----------
+    net : str
+        A net under models/, or a folder like one.
+    feature : str
+        Such as ``x7``, ``x6+x7`` or ``dW7``.
+    backend : str
+        ``auto`` or one of `fishing.backends.BACKENDS`.
+    device : str
+        ``cpu`` or ``gpu:N``.
+    temperature : float
+        tau of eq. 10.
+    batch_size : int
+        Images that go through the net at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.zeros((2, 70, 90, 3), np.uint8)
+    >>> GradientFeatures(net="tinyalexnet").fit_transform(images).shape
+    (2, 1536)
+    """
+
+    def __init__(
+        self,
+        net: str = "tinyalexnet",
+        feature: str = "dW7",
+        backend: str = "auto",
+        device: str = "cpu",
+        temperature: float = 2.0,
+        batch_size: int = 32,
+    ) -> None:
+        self.net = net
+        self.feature = feature
+        self.backend = backend
+        self.device = device
+        self.temperature = temperature
+        self.batch_size = batch_size
+
+    def fit(self, X: Any, y: Any = None) -> GradientFeatures:
+        """Look at the parameters.
+
+        Raises
+        ------
+        FishingError
+            If one of them cannot be.
+        """
+        load_net(self.net)
+        parse_feature(self.feature)
+        parse_device(self.device)
+        choose_backend(self.backend, self.device)
+        check_run(self.temperature, self.batch_size)
+        return self
+
+    def transform(
+        self, X: Sequence[str | os.PathLike[str] | NDArray[np.uint8]]
+    ) -> NDArray[np.float32]:
+        """Run images through the net.
+
+        Parameters
+        ----------
+        X : sequence of str, path, or ndarray of uint8
+            Image files, or pictures as scikit-image and Pillow have them: (height,
+            width, 3) in RGB, or (height, width) in grey.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_images, n_parts * width)
+            As `paired` has it.
+
+        Raises
+        ------
+        DataError
+            If something in X is no image, or cannot be read.
+        FishingError
+            As the net and the backend have it.
+        """
+        blobs = compute_blobs(
+            load_net(self.net),
+            [_image(item) for item in _images(X)],
+            backend=choose_backend(self.backend, self.device),
+            device=self.device,
+            temperature=self.temperature,
+            batch_size=self.batch_size,
+        )
+        return paired(self.feature, blobs)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+
+def _images(X: Any) -> list[Any]:
+    """Refuse what would be taken apart into something else than images."""
+    found = ""
+    if isinstance(X, str | os.PathLike):
+        found = f"one path, '{X}'"
+    elif isinstance(X, np.ndarray) and X.ndim == 3 and X.shape[2] in (3, 4):
+        found = f"one picture, shape {X.shape}"
+    elif hasattr(X, "columns"):
+        raise DataError(
+            "expected a sequence of images, found a table; name the column that holds "
+            "their paths"
+        )
+    elif not isinstance(X, Iterable):
+        found = f"one {type(X).__name__}"
+    if found:
+        raise DataError(
+            f"expected a sequence of images, found {found}; put it in a list"
+        )
+    return list(X)
+
+
+def _image(item: Any) -> Path | NDArray[np.uint8]:
+    """Take a path as it is, and a picture over to BGR."""
+    if isinstance(item, str | os.PathLike):
+        return Path(item)
+    pixels = np.asarray(item)
+    if pixels.dtype.kind in "OSU":
+        raise DataError(
+            f"expected paths, or pictures of uint8, found {str(item)[:100]!r} of type "
+            f"{type(item).__name__}; give one path or picture for each image"
+        )
+    if pixels.dtype != np.uint8 or not pixels.size:
+        raise DataError(
+            "expected paths, or pictures of uint8, found values of type "
+            f"{pixels.dtype}, shape {pixels.shape}; skimage.util.img_as_ubyte converts"
+        )
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise DataError(
+            "expected pictures of shape (height, width, 3) or (height, width), found "
+            f"{pixels.shape}; an alpha channel is left out by image[..., :3]"
+        )
+    return np.ascontiguousarray(pixels[..., ::-1])

@@ -1,0 +1,117 @@
+"""Support vector machines on a precomputed kernel, one class against the rest.
+
+In go Gram matrices and labels, out come decision values.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from sklearn.svm import SVC
+
+from fishing.errors import EvaluationError
+from fishing.kernels import Kernel
+from fishing.processes import in_threads
+
+_BLOCK_ROWS = 256
+_MAX_C = 1e12  # LIBSVM may not come to an end beyond it
+
+
+def decision_function(
+    K_train: NDArray[np.float64],
+    K_test: NDArray[np.float64] | Kernel,
+    labels: NDArray[np.int8],
+    C: float = 1.0,
+) -> NDArray[np.float64]:
+    """Train one SVM per class and apply it.
+
+    Each class is a binary problem of `sklearn.svm.SVC`. Images with label 0 take no
+    part in the training of that class.
+
+    Parameters
+    ----------
+    K_train : ndarray of float64, shape (n_train, n_train)
+    K_test : ndarray of float64 or Kernel, shape (n_test, n_train)
+        Sliced a few rows at a time.
+    labels : ndarray of int8, shape (n_train, n_classes)
+        1, -1 or 0 (neither).
+    C : float
+        Weight of the hinge loss; positive.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_test, n_classes)
+
+    Raises
+    ------
+    EvaluationError
+        If C is not positive, the kernel or what becomes of it is not finite, or a class
+        lacks positives or negatives.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> decision_function(X @ X.T, X @ X.T, np.array([[1], [-1]])).round(3)
+    array([[ 1.],
+           [-1.]])
+    """
+    if not 0 < C <= _MAX_C:
+        raise EvaluationError(f"expected a positive C of {_MAX_C:g} at most, found {C}")
+    _check_finite(K_train)
+    for column, y in enumerate(labels.T):
+        if not ((y > 0).any() and (y < 0).any()):
+            raise EvaluationError(
+                f"expected positives and negatives for each class, found "
+                f"{int((y > 0).sum())} and {int((y < 0).sum())} for class {column}"
+            )
+    K_train = np.ascontiguousarray(K_train, dtype=np.float64)
+    n_train, n_classes = labels.shape
+    coefficients, intercepts = np.zeros((n_train, n_classes)), np.zeros(n_classes)
+    numbers_all = _numbers_all_samples()
+
+    def fit(column: int) -> None:
+        y = labels[:, column]
+        svm = SVC(kernel="precomputed", C=C)
+        # With weights LIBSVM reads the one kernel in place; else each class needs a
+        # copy of the part without label 0.
+        with sklearn.config_context(assume_finite=True):  # checked once, above
+            svm.fit(K_train, np.where(y > 0, 1, -1), sample_weight=np.abs(y))
+        support = svm.support_ if numbers_all else np.flatnonzero(y)[svm.support_]
+        coefficients[support, column] = svm.dual_coef_[0]
+        intercepts[column] = svm.intercept_[0]
+
+    # LIBSVM lets go of Python's lock, so threads are enough and share the kernel.
+    in_threads(fit, range(n_classes))
+    values = np.empty((K_test.shape[0], n_classes))
+    for start in range(0, len(values), _BLOCK_ROWS):
+        block = K_test[start : start + _BLOCK_ROWS]
+        _check_finite(block)
+        values[start : start + _BLOCK_ROWS] = block @ coefficients + intercepts
+    if not np.isfinite(values).all():
+        raise EvaluationError(
+            f"expected finite decision values, found NaN or infinity with C = {C:g}; "
+            "choose another C"
+        )
+    return values
+
+
+def _check_finite(K: NDArray[np.float64]) -> None:
+    """Raise an EvaluationError where there is a NaN or an infinity."""
+    # Unlike isfinite, these need no second matrix.
+    if not (np.isfinite(K.min(initial=0)) and np.isfinite(K.max(initial=0))):
+        raise EvaluationError("expected a finite kernel, found NaN or infinity in it")
+
+
+@cache
+def _numbers_all_samples() -> bool:
+    """Find out whether SVC.support_ counts the samples of weight 0.
+
+    So far it numbers the others only (scikit-learn #27763).
+    """
+    svm = SVC(kernel="precomputed")
+    svm.fit(np.eye(3), [1, 1, -1], sample_weight=[0, 1, 1])
+    return int(svm.support_.max()) == 2

@@ -1,0 +1,109 @@
+"""Average precisions laid out as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fishing.errors import EvaluationError
+
+_COLUMN, _NAME = 8, 6
+
+
+def format_table(record: dict[str, Any], width: int | None = None) -> str:
+    """Lay out average precisions, features by classes, in per cent.
+
+    The best of each column is marked with a star.
+
+    Parameters
+    ----------
+    record : dict
+        As in `Evaluation.record`.
+    width : int, optional
+        Columns of the terminal: a wider table is cut into blocks one below the other.
+
+    Returns
+    -------
+    str
+        Without a line end at its end.
+
+    Examples
+    --------
+    >>> x7 = {"mAP": 0.6, "AP": {"boat": 0.5, "car": 0.7}}
+    >>> print(format_table({"classes": ["boat", "car"], "features": {"x7": x7}}))
+          mAP    boat     car
+    x7   60.0*   50.0*   70.0*
+    """
+    results: dict[str, Any] = record["features"]
+    columns = [("mAP", [r["mAP"] for r in results.values()])]
+    for name in record["classes"]:
+        columns.append((name, [r["AP"][name] for r in results.values()]))
+    label = max(map(len, results))
+    fitting = len(columns)
+    if width is not None:
+        fitting = max(1, (width - label) // _COLUMN)
+    blocks = []
+    for start in range(0, len(columns), fitting):
+        cells = [
+            [f"{name[:_NAME]} ", *_cells(v)] for name, v in columns[start:][:fitting]
+        ]
+        rows = zip(["", *results], *cells, strict=True)
+        blocks.append(
+            "\n".join(
+                f"{first:<{label}}{''.join(f'{c:>{_COLUMN}}' for c in rest)}".rstrip()
+                for first, *rest in rows
+            )
+        )
+    return "\n\n".join(blocks)
+
+
+def by_temperature(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join the records of one data set at several temperatures into one.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        As in `Evaluation.record`.
+
+    Returns
+    -------
+    dict
+        The first record, with a row for each gradient feature and temperature;
+        activations, which do not depend on it, stand there once.
+
+    Raises
+    ------
+    EvaluationError
+        If they differ in more than the temperature, or not in that.
+    """
+    first = records[0]
+    features: dict[str, Any] = {}
+    taus = [record["source"]["temperature"] for record in records]
+    for record, tau in zip(records, taus, strict=True):
+        source = {**record["source"], "temperature": taus[0]}
+        differing = [key for key in source if source[key] != first["source"].get(key)]
+        differing += [key for key in ("classes", "lists") if record[key] != first[key]]
+        if differing or taus.count(tau) > 1:
+            raise EvaluationError(
+                "expected features files that differ in their temperature alone, found "
+                f"temperatures of {' '.join(f'{t:g}' for t in taus)}"
+                + (f" and another {differing[0]}" if differing else "")
+                + "; evaluate them one by one"
+            )
+    for name in first["features"]:
+        if "dW" not in name:
+            features[name] = first["features"][name]
+            continue
+        for record, tau in sorted(zip(records, taus, strict=True), key=lambda r: r[1]):
+            features[f"{name} tau={tau:g}"] = record["features"][name]
+    return {**first, "features": features}
+
+
+def _cells(values: Sequence[float | None]) -> list[str]:
+    """Write a column in per cent, its best values marked."""
+    texts = ["-" if v is None else f"{100 * v:.1f}" for v in values]
+    best = max((v for v in values if v is not None), default=None)
+    return [
+        text + ("*" if v is not None and v == best else " ")
+        for text, v in zip(texts, values, strict=True)
+    ]

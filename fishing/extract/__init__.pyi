@@ -1,0 +1,4 @@
+from .in_memory import compute_blobs as compute_blobs
+from .temperature import temper as temper
+from .to_file import Extracted as Extracted
+from .to_file import extract as extract

@@ -1,0 +1,226 @@
+"""Features files of other temperatures, without images and convolutions.
+
+In go a features file and its net, out come features files: with the same activations,
+and the gradients that an extraction at another temperature makes of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.errors import NetError, StoreError, one_line
+from fishing.extract.head_gradient import Step, gradient, read_steps
+from fishing.files import whole_file
+from fishing.nets import NetSpec, recorded_net
+from fishing.progress import Progress, silent
+from fishing.store import (
+    FeaturesFile,
+    Rows,
+    Split,
+    verify,
+    with_storage,
+    write_features,
+)
+
+# How many steps of eq. 10 lead there from the logits.
+_DEPTHS = {"backward/y8": 0, "backward/y7": 1, "backward/y6": 2}
+
+
+def temper(
+    path: Path,
+    output: Path | str,
+    temperatures: Sequence[float],
+    *,
+    spec: NetSpec | None = None,
+    progress: Progress = silent,
+) -> list[Path]:
+    """Write features files of other temperatures from one that is there.
+
+    Each is what an extraction at that temperature gives, up to rounding. One that is
+    there already is left alone.
+
+    Parameters
+    ----------
+    path : Path
+        The features file, of float32.
+    output : Path or str
+        The file to write. ``{tau}`` in it stands for the temperature, and must be there
+        when there are several.
+    temperatures : sequence of float
+        tau of eq. 10; positive.
+    spec : NetSpec, optional
+        The net of the features file; by default the one of models/ that it names.
+    progress : Progress
+        Counts the bytes of each output.
+
+    Returns
+    -------
+    list of Path
+        One output for each temperature.
+
+    Raises
+    ------
+    StoreError
+        If the features file is missing, not whole, of another net or of float16, if an
+        output is another file, or cannot be written.
+    NetError
+        If a temperature cannot be one, if the net or its weights are missing, or if the
+        net has a head whose f' the activations do not tell.
+    """
+    outputs = _outputs(str(output), temperatures)
+    with FeaturesFile(path) as file:
+        _check_dtype(file)
+        todo = {o: tau for o, tau in outputs.items() if not _is_there(o, tau, file)}
+        if todo:
+            spec = recorded_net(file.settings, file.path, spec)
+            if file.format_version > 1:  # damage must not get new checksums
+                verify(path, progress)
+            widths = {
+                name: rows.shape[1]
+                for split in file.splits.values()
+                for name, rows in split.blobs.items()
+            }
+            steps = read_steps(spec, widths)
+            for target, tau in todo.items():
+                _write(target, tau, file, steps, progress)
+    return list(outputs)
+
+
+class _Computed:
+    """Rows that are computed when they are sliced; as `fishing.store.Rows`."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        compute: Callable[[Any], NDArray[np.float32]],
+        report: Callable[[int], None],
+    ) -> None:
+        self.shape = shape
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
+        self._compute, self._report = compute, report
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        values = self._compute(key)
+        self._report(values.nbytes)
+        return values
+
+
+def _outputs(pattern: str, temperatures: Sequence[float]) -> dict[Path, float]:
+    """Name the file of each temperature."""
+    limits = np.finfo(np.float32)
+    outputs: dict[Path, float] = {}
+    for tau in temperatures:
+        if not float(limits.tiny) <= tau <= float(limits.max):
+            raise NetError(
+                f"expected a positive temperature that float32 holds, found {tau}"
+            )
+        name = repr(float(tau)).removesuffix(".0")
+        path = Path(pattern.replace("{tau}", name))
+        if outputs.setdefault(path, float(tau)) != tau:
+            raise StoreError(
+                "expected {tau} in the name of the outputs, to stand for each of the "
+                f"temperatures, found '{pattern}'; name them t{{tau}}.h5, for example"
+            )
+    return outputs
+
+
+def _settings(tau: float, file: FeaturesFile) -> dict[str, Any]:
+    return {**file.settings, "temperature": tau}
+
+
+def _is_there(output: Path, tau: float, file: FeaturesFile) -> bool:
+    """Tell whether an output was made before; refuse to replace anything else."""
+    if not output.exists():
+        return False
+    try:
+        with FeaturesFile(output) as other:
+            is_same = other.settings == _settings(tau, file) and _lists(
+                other
+            ) == _lists(file)
+    except StoreError:
+        is_same = False
+    if not is_same:
+        raise StoreError(
+            f"expected no file at {output}, or what is made of {file.path} at "
+            f"temperature {tau:g}, found another; remove it, or choose another --output"
+        )
+    return True
+
+
+def _lists(file: FeaturesFile) -> dict[str, str]:
+    return {name: split.list_sha256 for name, split in file.splits.items()}
+
+
+def _check_dtype(file: FeaturesFile) -> None:
+    """Refuse rounded logits: the softmax magnifies what they lack."""
+    dtype = with_storage(file.settings)["dtype"]
+    if dtype != "float32":
+        raise StoreError(
+            f"{file.path}: expected blobs of float32, found {dtype}, too coarse for "
+            "the softmax; extract anew with --temperature"
+        )
+
+
+def _write(
+    output: Path,
+    tau: float,
+    file: FeaturesFile,
+    steps: Sequence[Step],
+    progress: Progress,
+) -> None:
+    """Write one output under another name, and rename it."""
+    blobs = [rows for split in file.splits.values() for rows in split.blobs.values()]
+    total = sum(4 * rows.shape[0] * rows.shape[1] for rows in blobs)
+    done = 0
+
+    def report(n_bytes: int) -> None:
+        nonlocal done
+        done += n_bytes
+        progress(output.name, done, total, "B")
+
+    splits = {
+        name: _tempered(split, tau, steps, report)
+        for name, split in file.splits.items()
+    }
+    try:
+        with whole_file(output) as unfinished:
+            write_features(unfinished, _settings(tau, file), splits)
+    except (OSError, RuntimeError) as error:
+        raise StoreError(
+            f"{output} cannot be made of {file.path}: {one_line(error)}; once that is "
+            "mended, run the same command again"
+        ) from None
+
+
+def _tempered(
+    split: Split, tau: float, steps: Sequence[Step], report: Callable[[int], None]
+) -> Split:
+    """View a split as that of another temperature."""
+
+    def compute(name: str) -> Callable[[Any], NDArray[np.float32]]:
+        if name not in _DEPTHS:
+            return lambda key: _finite(split.blobs[name][key], name, "extract anew")
+        return lambda key: _finite(
+            gradient(split.blobs, steps[: _DEPTHS[name]], tau, key),
+            f"gradients at temperature {tau:g}",
+            "choose another temperature",
+        )
+
+    blobs: dict[str, Rows] = {
+        name: _Computed(rows.shape, compute(name), report)
+        for name, rows in split.blobs.items()
+    }
+    return dataclasses.replace(split, blobs=blobs)
+
+
+def _finite(values: NDArray[np.float32], what: str, advice: str) -> NDArray[np.float32]:
+    """Refuse values that no kernel can be made of."""
+    if not np.isfinite(values).all():
+        raise StoreError(f"expected finite {what}, found NaN or infinity; {advice}")
+    return values

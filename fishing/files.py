@@ -1,0 +1,189 @@
+"""Files that get their name once they are whole, locks, and reads with a limit."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import IO, Any
+
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.partial")
+_BLOCK = 2**20  # bytes
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file under another name; it gets its own once the block ends.
+
+    A reader never sees half of the file, and neither a crash nor a power cut can tear
+    it. If the block raises, the file that was there before stays as it is.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write or to replace. Folders above it are made. A symbolic link
+        stays one: the file that it leads to is replaced.
+
+    Yields
+    ------
+    Path
+        The name to write to: in the same folder, with the same suffix.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or lost.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with whole_file(folder / "notes.txt") as unfinished:
+    ...     _ = unfinished.write_text("all of it")
+    >>> [file.name for file in folder.iterdir()]
+    ['notes.txt']
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{secrets.token_hex(8)}.partial{target.suffix}")
+    try:
+        yield unfinished
+        name_whole_file(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def is_unfinished(name: str) -> bool:
+    """Tell whether `whole_file` uses such a name; after a crash the file may stay."""
+    return _UNFINISHED.match(name) is not None
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a text (in UTF-8) or bytes as a whole file; see `whole_file`."""
+    with whole_file(path) as unfinished:
+        data = content.encode() if isinstance(content, str) else content
+        unfinished.write_bytes(data)
+
+
+def name_whole_file(unfinished: Path, path: Path) -> None:
+    """Give a finished file its name once its bytes are on the disk.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or lost.
+    """
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(file: FileIO, content: bytes) -> None:
+    """Write all bytes, and return once they are on the disk."""
+    write_all(file, content)
+    os.fsync(file.fileno())
+
+
+def write_all(file: FileIO, content: Any) -> None:
+    """Write all bytes of a buffer, in as many pieces as the system takes."""
+    rest = memoryview(content).cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def lock(path: Path, when_held: Callable[[str], None]) -> IO[str]:
+    """Take a lock; the system releases it when the file is closed or the process ends.
+
+    Parameters
+    ----------
+    path : Path
+        The lock file. It is made where there is none; a symbolic link is refused.
+    when_held : callable
+        Called with the holder, such as ``process 12 on host``, if another process holds
+        the lock. It may raise; if it returns, the call waits for the lock.
+
+    Returns
+    -------
+    file
+        The open lock file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    """
+    while True:
+        file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - stays open
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                when_held(file.read().strip() or "another process")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # The holder before may have removed the file that was just opened.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+                file.flush()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        path.parent.mkdir(exist_ok=True)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file unless its name is a symbolic link, which may lead anywhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def read_at_most(path: Path, n_bytes: int) -> bytes:
+    """Read a whole file, unless it is a device, a pipe, or larger than expected.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a regular one, or has more than `n_bytes` bytes.
+    OSError
+        If the file cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("a folder, a device or a pipe")
+    with path.open("rb") as source:
+        content = source.read(n_bytes + 1)
+    if len(content) > n_bytes:
+        raise ValueError(f"more than {n_bytes} bytes")
+    return content
+
+
+def file_sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file, as 64 lower-case hexadecimal digits.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

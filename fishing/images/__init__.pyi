@@ -1,0 +1,9 @@
+from .decode import read_image as read_image
+from .image_list import ImageList as ImageList
+from .image_list import check_class_names as check_class_names
+from .image_list import is_split_name as is_split_name
+from .photographs import write_photographs as write_photographs
+from .preprocess import Preprocess as Preprocess
+from .preprocess import resize_and_crop as resize_and_crop
+from .read_splits import find_image as find_image
+from .read_splits import read_splits as read_splits

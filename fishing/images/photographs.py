@@ -1,0 +1,267 @@
+"""Twenty photographs: a small multi-label data set in the layout of a VOC devkit.
+
+What comes out is a folder of images of 96 x 96 pixels with label files, made offline
+from photographs and micrographs that lie inside the wheels of scikit-image and
+scikit-learn. A class is a photograph. An image is a patch of one of them, or a 2 x 2
+collage of patches of two or three, at random scale, mirrored at random and with changed
+brightness. The patches of trainval come from the left halves of the photographs, those
+of test from the right halves, and a patch is cropped before it is resized: no pixel of
+a photograph has a share in both splits.
+
+Sources and licences, as the documentation of the two packages states them. From
+scikit-image: astronaut and hubble_deep_field (NASA), rocket (SpaceX), clock_motion
+(Stefan van der Walt) and text (Wikipedia) are in the public domain; brick and gravel
+(CC0Textures), camera (Lav Varshney), chelsea (Stefan van der Walt), coffee (Rachel
+Michetti), grass (linolafett) and retina (Mikael Häggström) are CC0; coins (Brooklyn
+Museum) and ihc (Center for Microscopy and Molecular Imaging) have no known copyright
+restrictions; motorcycle_left is from the Middlebury 2014 stereo benchmark (Scharstein
+et al.); color, moon and page are given without terms of their own in a package that is
+BSD-3-Clause. From scikit-learn: china (danielbuechele) and flower (vultilion) are
+CC BY 2.0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fishing.errors import DataError, printable
+from fishing.files import read_at_most
+
+Pixels = NDArray[np.uint8]
+
+SIZE = 96  # pixels, both sides of an image
+_FILES = {
+    "astronaut": "astronaut.png",
+    "brick": "brick.png",
+    "camera": "camera.png",
+    "chelsea": "chelsea.png",
+    "china": "china.jpg",
+    "clock_motion": "clock_motion.png",
+    "coffee": "coffee.png",
+    "coins": "coins.png",
+    "color": "color.png",
+    "flower": "flower.jpg",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "hubble_deep_field": "hubble_deep_field.jpg",
+    "ihc": "ihc.png",
+    "moon": "moon.png",
+    "motorcycle_left": "motorcycle_left.png",
+    "page": "page.png",
+    "retina": "retina.jpg",
+    "rocket": "rocket.jpg",
+    "text": "text.png",
+}
+CLASSES = tuple(_FILES)
+_SCIKIT_LEARN = ("china", "flower")
+_RECORD = "photographs.json"
+_MAX_BYTES = 2**16  # of the record
+_VERSION = 1
+_SINGLE_SHARE = 0.5  # of images that are one patch, not a collage
+_SCALES = (0.3, 1.0)  # side of a patch, in sides of the largest square of the half
+_BRIGHTNESS = (0.7, 1.3)
+_JPEG_QUALITY = 95
+
+
+def write_photographs(
+    folder: Path, n_trainval: int = 600, n_test: int = 600, seed: int = 0
+) -> Path:
+    """Make the data set, unless the same one is there already.
+
+    The choices (classes, patches, scale, brightness) depend on the seed and the split
+    alone: the first n images of a split are the same for all its lengths. The bytes of
+    the images are the same within one version of OpenCV, Pillow and NumPy.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to put it. It appears under this name only when it is complete.
+    n_trainval, n_test : int
+        Numbers of images.
+    seed : int
+        Not negative.
+
+    Returns
+    -------
+    Path
+        The folder, with `JPEGImages/<id>.jpg` and, in `ImageSets/Main`, the splits
+        trainval and test and for each class and split lines of id and label (-1, 1).
+
+    Raises
+    ------
+    DataError
+        If a number is out of range, a photograph is missing, or the folder holds
+        something else or cannot be written.
+    """
+    for name, value, least in (
+        ("n_trainval", n_trainval, 1),
+        ("n_test", n_test, 1),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise DataError(f"expected {name} of {least} or more, found {value}")
+    photographs, sources_sha256 = _load()
+    record = {
+        "format": "fishing-photographs",
+        "version": _VERSION,
+        "seed": seed,
+        "n_trainval": n_trainval,
+        "n_test": n_test,
+        "size": SIZE,
+        "sources_sha256": sources_sha256,
+    }
+    if _is_there(folder, record):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}.", dir=folder.parent
+        ) as temporary:
+            complete = Path(temporary) / folder.name
+            (complete / "JPEGImages").mkdir(parents=True)
+            (complete / "ImageSets" / "Main").mkdir(parents=True)
+            _write_split(complete, "trainval", 1, n_trainval, seed, photographs)
+            _write_split(complete, "test", 1 + n_trainval, n_test, seed, photographs)
+            (complete / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
+            os.rename(complete, folder)
+    except OSError as error:
+        # Another process may have put the same data set there in the meantime.
+        if not _is_there(folder, record):
+            raise DataError(
+                f"expected to write {folder}, found: {error.strerror}; make room or "
+                "name another folder"
+            ) from error
+    return folder
+
+
+def _is_there(folder: Path, record: dict[str, Any]) -> bool:
+    """Tell whether the folder holds the data set of this record, or nothing."""
+    n_expected = sum(record[f"n_{split}"] for split in ("trainval", "test"))
+    try:
+        found = json.loads(read_at_most(folder / _RECORD, _MAX_BYTES))
+        n_images = sum(1 for _ in (folder / "JPEGImages").iterdir())
+    except (OSError, ValueError, RecursionError):
+        found, n_images = None, 0
+    if found == record and n_images == n_expected:
+        return True
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError(
+            printable(
+                f"expected nothing at {folder}, or the data set {record}, found "
+                f"{'something else' if found is None else str(found)[:300]}; remove it "
+                "or name another folder"
+            )
+        )
+    return False
+
+
+def _load() -> tuple[dict[str, Pixels], str]:
+    """Read the photographs, (h, w, 3) BGR each, and the SHA-256 over their files.
+
+    The files are read from the packages' own folders: scikit-image's functions would
+    go to the network for a file that they do not find.
+    """
+    photographs, digest = {}, hashlib.sha256()
+    for name, file in _FILES.items():
+        if name in _SCIKIT_LEARN:
+            package = "scikit-learn"
+            path = importlib.resources.files("sklearn") / "datasets" / "images" / file
+        else:
+            package = "scikit-image"
+            path = importlib.resources.files("skimage") / "data" / file
+        try:
+            data = path.read_bytes()
+            with Image.open(io.BytesIO(data)) as image:
+                rgb = np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise DataError(
+                f"expected the photograph {path} of {package}, found {error}; install "
+                f"{package} again"
+            ) from error
+        photographs[name] = np.ascontiguousarray(rgb[:, :, ::-1])
+        digest.update(data)
+    return photographs, digest.hexdigest()
+
+
+def _write_split(
+    folder: Path,
+    split: str,
+    first_id: int,
+    n: int,
+    seed: int,
+    photographs: dict[str, Pixels],
+) -> None:
+    """Write the images `first_id` to `first_id + n - 1` and the split's label files."""
+    right = split == "test"
+    rng = np.random.default_rng([seed, int(right)])
+    halves = [_half(photographs[name], right) for name in CLASSES]
+    ids = [f"{first_id + i:06d}" for i in range(n)]
+    labels = np.full((n, len(CLASSES)), -1)
+    for i, image_id in enumerate(ids):
+        if i % len(CLASSES) == 0:
+            order = rng.permutation(len(CLASSES))
+        # Going round the classes gives each its share, however small the split.
+        chosen = _choose(rng, int(order[i % len(CLASSES)]))
+        labels[i, chosen] = 1
+        image = _compose(rng, [halves[c] for c in chosen])
+        _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        (folder / "JPEGImages" / f"{image_id}.jpg").write_bytes(jpeg.tobytes())
+    main = folder / "ImageSets" / "Main"
+    (main / f"{split}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+    for c, name in enumerate(CLASSES):
+        lines = [
+            f"{i} {label:2d}\n" for i, label in zip(ids, labels[:, c], strict=True)
+        ]
+        (main / f"{name}_{split}.txt").write_text("".join(lines))
+
+
+def _half(photograph: Pixels, right: bool) -> Pixels:
+    """Cut the left or right half out; the middle column of an odd width is in none."""
+    width = photograph.shape[1]
+    return photograph[:, width - width // 2 :] if right else photograph[:, : width // 2]
+
+
+def _choose(rng: np.random.Generator, first: int) -> list[int]:
+    """Choose the classes of one image: `first`, and none, one or two others."""
+    if rng.random() < _SINGLE_SHARE:
+        return [first]
+    others = [c for c in range(len(CLASSES)) if c != first]
+    more = rng.choice(others, size=rng.integers(1, 3), replace=False)
+    return [first, *more.tolist()]
+
+
+def _compose(rng: np.random.Generator, halves: list[Pixels]) -> Pixels:
+    """Make one image, (SIZE, SIZE, 3): a patch, or four with each half among them."""
+    if len(halves) == 1:
+        return _patch(rng, halves[0], SIZE)
+    again = rng.integers(len(halves), size=4 - len(halves)).tolist()
+    cells = rng.permutation([*range(len(halves)), *again])
+    a, b, c, d = (_patch(rng, halves[cell], SIZE // 2) for cell in cells)
+    return np.vstack([np.hstack([a, b]), np.hstack([c, d])])
+
+
+def _patch(rng: np.random.Generator, half: Pixels, size: int) -> Pixels:
+    """Cut a random square out of a half and bring it to (size, size, 3)."""
+    height, width = half.shape[:2]
+    side = max(1, round(min(height, width) * rng.uniform(*_SCALES)))
+    y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    patch = half[y : y + side, x : x + side]
+    if rng.random() < 0.5:
+        patch = patch[:, ::-1]
+    # Area averaging keeps a shrunk patch free of aliasing; it cannot enlarge.
+    how = cv2.INTER_AREA if side >= size else cv2.INTER_LINEAR
+    resized = cv2.resize(np.ascontiguousarray(patch), (size, size), interpolation=how)
+    brighter = resized.astype(np.float64) * rng.uniform(*_BRIGHTNESS)
+    return np.clip(np.rint(brighter), 0, 255).astype(np.uint8)

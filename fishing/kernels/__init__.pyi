@@ -1,0 +1,9 @@
+from .features import FEATURES as FEATURES
+from .features import feature_blobs as feature_blobs
+from .features import in_order_of_depth as in_order_of_depth
+from .features import parse_feature as parse_feature
+from .gram_matrices import Kernel as Kernel
+from .gram_matrices import Kernels as Kernels
+from .gram_matrices import feature_factors as feature_factors
+from .gram_matrices import gram as gram
+from .gram_matrices import kernel_between as kernel_between

@@ -1,0 +1,12 @@
+from .blobs import BLOBS as BLOBS
+from .caffe_files import fit_weights as fit_weights
+from .caffe_files import read_net as read_net
+from .caffe_files import read_weights as read_weights
+from .fetch import fetch_weights as fetch_weights
+from .spec import NetSpec as NetSpec
+from .spec import Weights as Weights
+from .spec import load_net as load_net
+from .spec import net_names as net_names
+from .weights import check_weights as check_weights
+from .weights import recorded_net as recorded_net
+from .weights import weights_path as weights_path

@@ -1,0 +1,271 @@
+"""Fetch the weights of a net: what goes in is a `NetSpec`, what comes out a file.
+
+The bytes gather in `<file>.part` in the cache, where the next run goes on with them
+after a break, and get the file's own name only when size and SHA-256 are right.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from fishing import __version__
+from fishing.errors import NetError
+from fishing.files import file_sha256, lock, name_whole_file
+from fishing.nets.spec import NetSpec
+from fishing.nets.weights import cached_weights
+from fishing.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
+
+TRIES = 5
+PAUSE = 1.0  # seconds before another try
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of the body
+MAX_BYTES = 2**31  # where no size is on record: Caffe reads no file of more
+_CHUNK = 1 << 16  # bytes: what a break may cost of what came
+
+
+class _BreakError(Exception):
+    """The connection broke: another try of the same source may bring more."""
+
+
+class _SourceError(Exception):
+    """The source does not have the file: on to the next."""
+
+
+def fetch_weights(
+    spec: NetSpec, source: str | None = None, progress: Progress = silent
+) -> Path:
+    """Bring the weights of a net into the cache, unless they are there already.
+
+    A second fetch of the same file waits for the first, by `flock` (Linux, macOS).
+
+    Parameters
+    ----------
+    spec : NetSpec
+    source : str, optional
+        An http(s) address or a local path, instead of the net's own sources.
+    progress : Progress
+        Counts bytes.
+
+    Returns
+    -------
+    Path
+        The weights, of the size and SHA-256 on record: beside `net.toml` where they
+        come with the net, or else in the cache.
+
+    Raises
+    ------
+    NetError
+        If no source has the right bytes, or they cannot be written.
+    """
+    weights, beside = spec.weights, spec.folder / spec.weights.file
+    if beside.is_file():
+        if fault := _fault(spec, beside):
+            raise NetError(f"{beside}: {fault}; put the right file there or remove it")
+        return beside
+    if weights.sha256 is None:
+        raise NetError(
+            f"expected a sha256 in {spec.folder / 'net.toml'} to check the weights "
+            f"with, found none; add it, or put the weights at {beside}"
+        )
+    sources = weights.sources if source is None else (source,)
+    if not sources:
+        raise NetError(
+            f"expected sources in {spec.folder / 'net.toml'}, found none; run "
+            "`fishing fetch` with --from URL-or-path"
+        )
+    target, reasons = cached_weights(spec), []
+    with _locked(target):
+        if target.is_file() and not _fault(spec, target):
+            return target
+        for number, address in enumerate(sources, 1):
+            bring = _from_url if "://" in address else _from_path
+            try:
+                bring(spec, address, target, progress)
+            except _SourceError as error:
+                reasons.append(f"({number}) {address}: {error}")
+            else:
+                return target
+    raise NetError(
+        f"expected {weights.file} with SHA-256 {weights.sha256} from {len(sources)} "
+        f"source(s), found none that has it: {' '.join(reasons)}; try later, or give "
+        f"another source: `fishing fetch {spec.name} --from URL-or-path`"
+    )
+
+
+def _from_url(spec: NetSpec, url: str, target: Path, progress: Progress) -> None:
+    part = _suffixed(target, ".part")
+    while True:
+        went_on = _size(part) > 0
+        _gather(spec, url, part, progress)
+        fault = _fault(spec, part)
+        if fault is None:
+            return _keep(part, target)
+        part.unlink()
+        # Bytes of an earlier run or source may be at fault: once more from nothing.
+        if not went_on:
+            raise _SourceError(fault)
+
+
+def _from_path(spec: NetSpec, path: str, target: Path, progress: Progress) -> None:
+    # A name of its own keeps a half-finished download.
+    copy = _suffixed(target, ".copy")
+    try:
+        source = open(path, "rb")  # noqa: SIM115 - only its opening is the user's fault
+    except OSError as error:
+        raise _SourceError(f"expected a file, found {error.strerror}") from error
+    try:
+        with source, copy.open("wb") as file:
+            total, done = os.fstat(source.fileno()).st_size, 0
+            most = spec.weights.size or MAX_BYTES
+            while chunk := source.read(_CHUNK):
+                done += len(chunk)
+                if done > most:
+                    raise _SourceError(f"expected {most} bytes, found more")
+                file.write(chunk)
+                progress(spec.weights.file, done, total, "B")
+        if fault := _fault(spec, copy):
+            raise _SourceError(fault)
+        _keep(copy, target)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _gather(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
+    """Bring `part` to its full length, in as many tries as breaks allow."""
+    size = spec.weights.size
+    for attempt in range(TRIES):
+        before = _size(part)
+        if size is not None and before >= size:
+            return
+        try:
+            return _request(spec, url, part, progress)
+        except _BreakError as error:
+            reason = str(error)
+        # A host that is down is left at once for the next source.
+        if attempt == 0 and _size(part) == before:
+            break
+        time.sleep(PAUSE)
+    kept = _size(part)
+    raise _SourceError(f"{reason} ({kept} bytes are kept)" if kept else reason)
+
+
+def _request(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
+    """Ask once for the bytes that `part` lacks, and add what comes."""
+    start = _size(part)
+    # An encoded body would have other bytes and another length.
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"fishing/{__version__}"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            start, total = _agree(answer, part, start, spec.weights.size)
+            done = start
+            with part.open("ab" if start else "wb") as file:
+                progress(spec.weights.file, done, total, "B")
+                most = MAX_BYTES if total is None else total
+                for chunk in answer.iter_content(_CHUNK):
+                    done += len(chunk)
+                    if done > most:
+                        raise _SourceError(f"expected {most} bytes, found more")
+                    file.write(chunk)
+                    progress(spec.weights.file, done, total, "B")
+    except (
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.InvalidURL,
+        requests.exceptions.TooManyRedirects,
+    ) as error:
+        raise _SourceError(f"expected an http(s) address, found: {error}") from error
+    except requests.RequestException as error:
+        raise _BreakError(f"the connection broke: {_root(error)}") from error
+    except ValueError as error:  # urllib3's, of host names such as a..b
+        raise _SourceError(f"expected an http(s) address, found: {error}") from error
+    if total is not None and done < total:
+        raise _BreakError(f"the connection broke after {done} of {total} bytes")
+
+
+def _agree(
+    answer: requests.Response, part: Path, start: int, size: int | None
+) -> tuple[int, int | None]:
+    """Read from an answer's head where its body starts, and the file's length."""
+    status, length = answer.status_code, answer.headers.get("Content-Length", "")
+    total = int(length) if length.isdecimal() else None
+    if status == 206:
+        found = answer.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", found)
+        if match is None or int(match[1]) != start:
+            part.unlink(missing_ok=True)
+            raise _BreakError(f"expected the bytes from {start} on, found {found!r}")
+        total = int(match[2]) if match[2] != "*" else None
+    elif status == 200:
+        start = 0  # the whole body comes, whether or not a part was asked for
+    elif status == 416:
+        part.unlink(missing_ok=True)
+        raise _BreakError(f"expected the bytes from {start} on, found status 416")
+    elif status >= 500:
+        raise _BreakError(f"found status {status} {answer.reason}")
+    else:
+        raise _SourceError(f"found status {status} {answer.reason}")
+    if size is not None and total is not None and total != size:
+        raise _SourceError(f"expected {size} bytes, found {total}")
+    if total is not None and total > (size or MAX_BYTES):
+        raise _SourceError(f"expected at most {MAX_BYTES} bytes, found {total}")
+    return start, size or total
+
+
+def _fault(spec: NetSpec, path: Path) -> str | None:
+    """Say what keeps a file from being the weights on record, if anything does."""
+    size, sha256 = spec.weights.size, spec.weights.sha256
+    if size is not None and _size(path) != size:
+        return f"expected {size} bytes, found {_size(path)}"
+    if sha256 is not None and (found := file_sha256(path)) != sha256:
+        return f"expected SHA-256 {sha256}, found {found}"
+    return None
+
+
+def _keep(file: Path, target: Path) -> None:
+    """Give checked bytes their name; they are on the disk before the name is."""
+    name_whole_file(file, target)
+    _suffixed(target, ".part").unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Hold the lock of `target`; an error of the disk becomes a NetError."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with lock(_suffixed(target, ".lock"), _say_that_it_waits):
+            yield
+    except OSError as error:
+        raise NetError(
+            f"expected to write {target}, found: {error.strerror}; make room, or set "
+            "FISHING_HOME to a folder elsewhere"
+        ) from error
+
+
+def _say_that_it_waits(holder: str) -> None:
+    _log.info("waiting for %s, which fetches the same file", holder)
+
+
+def _suffixed(target: Path, suffix: str) -> Path:
+    return target.with_name(target.name + suffix)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _root(error: BaseException) -> BaseException:
+    """Go down to the first cause: `Connection refused` says it, its wrappers do not."""
+    for inner in (getattr(error, "reason", None), *error.args):
+        if isinstance(inner, BaseException):
+            return _root(inner)
+    return error

@@ -1,0 +1,210 @@
+"""The paper's experiments in one go: weights, features, evaluations, tables.
+
+In go a devkit and nets, out comes a folder with everything that was made on the way and
+the tables. What is there already is not made again, so the work can be interrupted at
+any time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fishing.errors import DataError, EvaluationError
+from fishing.evaluate import evaluate, read_record, write_results
+from fishing.extract import extract
+from fishing.files import write_whole
+from fishing.images import ImageList, read_splits
+from fishing.kernels import FEATURES
+from fishing.nets import fetch_weights
+from fishing.paper.submission import write_submission
+from fishing.paper.tables import BY_CLASS, FORMATS, Result, compare, format_tables
+from fishing.progress import Progress, silent
+from fishing.store import ExtractionSettings, FeaturesFile
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _DataSet:
+    """A data set and what to do with it; `server` names the split to submit, if any."""
+
+    name: str
+    train: ImageList
+    test: ImageList
+    server: ImageList | None = None
+
+
+def reproduce(
+    data: Path,
+    settings: Sequence[ExtractionSettings],
+    output: Path,
+    *,
+    years: Sequence[int] = (),
+    device: str = "cpu",
+    batch_size: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Run the paper's protocol and compare.
+
+    VOC 2007 to 2009: train on trainval, test on test. VOC 2010 and later, whose test
+    labels are secret: train on train, test on val, and where the images of test are
+    there, an archive for the server with the ranking that train and val together give.
+    Any other data set in one of the layouts of `read_splits` is taken as VOC 2007 is.
+
+    Parameters
+    ----------
+    data : Path
+        The folder VOCdevkit, or one data set.
+    settings : sequence of ExtractionSettings
+        One for each net.
+    output : Path
+        A folder. ``<data set>-<net>.h5`` are features, ``<data set>-<net>/`` results,
+        ``<data set>-<net>-<feature>.tar.gz`` archives, and ``tables.txt``, ``.md``,
+        ``.tex`` and ``.json`` the tables.
+    years : sequence of int
+        Of VOC; by default those that are there.
+    device, batch_size
+        As in `fishing.extract.extract`.
+    progress : Progress
+        Counts what each stage counts.
+
+    Returns
+    -------
+    dict
+        As `fishing.paper.compare` makes it.
+
+    Raises
+    ------
+    FishingError
+        As the stages have it.
+    """
+    data_sets = _find_data_sets(data, years)
+    for one in settings:
+        fetch_weights(one.net, progress=progress)
+    results = []
+    for data_set in data_sets:
+        for one in settings:
+            stem = f"{data_set.name}-{one.net.name}"
+            features = output / f"{stem}.h5"
+            lists = [data_set.train, data_set.test]
+            if data_set.server:
+                lists.append(data_set.server)
+            extract(
+                one,
+                lists,
+                features,
+                device=device,
+                batch_size=batch_size,
+                progress=partial(_labelled, progress, stem),
+            )
+            record = _evaluated(data_set, features, output / stem, stem, progress)
+            results.append(Result(data_set.name, one.net.name, record))
+            if data_set.server:
+                for feature in BY_CLASS:
+                    progress(f"{stem} submission {feature}", 0, 1, "files")
+                    write_submission(
+                        features,
+                        output / f"{stem}-{feature}.tar.gz",
+                        feature=feature,
+                        train=(data_set.train.split, data_set.test.split),
+                        test=data_set.server.split,
+                    )
+                    progress(f"{stem} submission {feature}", 1, 1, "files")
+    comparison = compare(results)
+    _write_tables(comparison, output)
+    return comparison
+
+
+def _find_data_sets(data: Path, years: Sequence[int]) -> list[_DataSet]:
+    """Find the data sets and read their lists, before any work is done."""
+    wanted = [f"VOC{year}" for year in dict.fromkeys(years)]
+    if not data.is_dir():
+        raise DataError(
+            f"expected the folder VOCdevkit or a data set at '{data}', found none; "
+            "name one with --data"
+        )
+    found = sorted(p.name for p in data.iterdir() if re.fullmatch(r"VOC\d{4}", p.name))
+    if not found:
+        if wanted:
+            raise DataError(
+                f"expected {' '.join(wanted)} in '{data}', found no folder VOC....; "
+                "name the devkit's folder, or leave --year out"
+            )
+        return [_read_data_set(data)]
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DataError(
+            f"expected {' '.join(wanted)} in '{data}', found {' '.join(found)}; leave "
+            f"--year {missing[0][3:]} out, or put {missing[0]} there"
+        )
+    return [_read_data_set(data / name) for name in wanted or found]
+
+
+def _read_data_set(folder: Path) -> _DataSet:
+    """Read the splits that the protocol takes."""
+    name = folder.resolve().name
+    year = re.fullmatch(r"VOC(\d{4})", name)
+    if year is None or int(year[1]) < 2010:
+        train, test = read_splits(folder, ["trainval", "test"])
+        return _DataSet(name, train, test)
+    train, test = read_splits(folder, ["train", "val"])
+    if not (folder / "ImageSets" / "Main" / "test.txt").is_file():
+        _log.info("%s has no test.txt: no archive for the server", folder)
+        return _DataSet(name, train, test)
+    return _DataSet(name, train, test, *read_splits(folder, ["test"]))
+
+
+def _evaluated(
+    data_set: _DataSet, features: Path, folder: Path, stem: str, progress: Progress
+) -> dict[str, Any]:
+    """Evaluate the eleven features, unless that was done."""
+    train, test = data_set.train, data_set.test
+    with FeaturesFile(features) as file:
+        expected = {
+            **{"train": train.split, "test": test.split, "C": 1.0},
+            "source": file.settings,
+            "lists": {images.split: images.sha256 for images in (train, test)},
+        }
+    try:
+        record = read_record(folder)
+    except EvaluationError:
+        record = {"features": {}}
+    is_same = all(record.get(key) == value for key, value in expected.items())
+    if is_same and set(FEATURES) <= set(record["features"]):
+        return record
+    evaluation = evaluate(
+        features,
+        train=train.split,
+        test=test.split,
+        progress=partial(_labelled, progress, stem),
+    )
+    write_results(evaluation, folder)
+    return evaluation.record
+
+
+def _write_tables(comparison: dict[str, Any], output: Path) -> None:
+    texts = {suffix: format_tables(comparison, suffix) for suffix in FORMATS}
+    texts["json"] = json.dumps(comparison, indent=1, allow_nan=False) + "\n"
+    for suffix, text in texts.items():
+        path = output / f"tables.{suffix}"
+        try:
+            write_whole(path, text)
+        except OSError as error:
+            raise EvaluationError(
+                f"expected to write '{path}', found: {error.strerror}; choose another "
+                "--output"
+            ) from None
+
+
+def _labelled(
+    progress: Progress, stem: str, label: str, done: int, total: int | None, unit: str
+) -> None:
+    """Put the data set and the net before the label of a stage."""
+    progress(f"{stem} {label}", done, total, unit)

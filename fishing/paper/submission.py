@@ -1,0 +1,190 @@
+"""The archive that the PASCAL VOC evaluation server takes.
+
+In goes a features file, out comes a tar.gz with the decision values of test images
+whose labels nobody but the server knows.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.errors import EvaluationError
+from fishing.evaluate import all_ids, decision_function, with_failed
+from fishing.files import read_at_most, write_whole
+from fishing.kernels import Kernels
+from fishing.store import FeaturesFile, Rows, Split
+
+_MAX_BYTES = 2**28  # of an archive that may be there
+
+
+def write_submission(
+    path: Path,
+    archive: Path,
+    *,
+    feature: str = "dW7",
+    train: Sequence[str] = ("train", "val"),
+    test: str = "test",
+    C: float = 1.0,
+) -> Path:
+    """Train on some splits together and write the ranking of another as an archive.
+
+    It holds ``results/<devkit>/Main/comp2_cls_<test>_<class>.txt`` with one line ``id
+    score`` for each image of the list, those that could not be read last, and no clock
+    time: equal features give equal bytes. Competition 2 is VOC's for systems that have
+    seen data other than VOC's own, as a net that was trained on ImageNet has. A record
+    of what it was made from lies beside the archive; where that says that the archive
+    is there already, nothing is done.
+
+    Parameters
+    ----------
+    path : Path
+        A features file; its test split needs no labels.
+    archive : Path
+        A name ending in ``.tar.gz``.
+    feature : str
+    train : sequence of str
+        Splits of the file.
+    test : str
+        A split of a devkit such as VOC2012.
+    C : float
+        Of the SVMs.
+
+    Returns
+    -------
+    Path
+        Of the archive.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or lacks a split.
+    EvaluationError
+        If a class cannot be learnt, or the archive cannot be written.
+    """
+    with FeaturesFile(path) as file:
+        splits = [file.split(name) for name in train]
+        testing = file.split(test)
+        record: dict[str, Any] = {
+            **{"feature": feature, "train": list(train), "test": test, "C": C},
+            "source": file.settings,
+            "lists": {name: file.split(name).list_sha256 for name in (*train, test)},
+        }
+        sidecar = archive.with_name(archive.name.removesuffix(".tar.gz") + ".json")
+        if _is_there(archive, sidecar, record):
+            return archive
+        training = _joined(splits)
+        if training.labels is None:
+            raise EvaluationError(
+                f"{path}: expected labels in {' and '.join(train)}, found none; only "
+                "labelled splits can be learnt from"
+            )
+        values = decision_function(
+            *Kernels(training, testing)(feature), training.labels, C
+        )
+        scores = with_failed(values, testing, np.ones(len(training.classes), bool))
+        folder = f"results/{testing.devkit or path.stem}/Main"
+        texts = {
+            f"{folder}/comp2_cls_{test}_{name}.txt": _lines(all_ids(testing), column)
+            for name, column in zip(training.classes, scores.T, strict=True)
+        }
+    content = _tar_gz(texts)
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        sidecar.unlink(missing_ok=True)
+        for target, data in (
+            (archive, content),
+            (sidecar, json.dumps({**record, "sha256": digest}, indent=1).encode()),
+        ):
+            write_whole(target, data)
+    except OSError as error:
+        raise EvaluationError(
+            f"expected to write '{archive}', found: {error.strerror}; choose another "
+            "--output"
+        ) from None
+    return archive
+
+
+def _is_there(archive: Path, sidecar: Path, record: dict[str, Any]) -> bool:
+    """Tell whether an archive is there that was made from the same."""
+    try:
+        found = json.loads(read_at_most(sidecar, _MAX_BYTES))
+        digest = hashlib.sha256(read_at_most(archive, _MAX_BYTES)).hexdigest()
+    except (OSError, ValueError, RecursionError):
+        return False
+    return bool(found == {**record, "sha256": digest})
+
+
+def _lines(ids: Sequence[str], scores: NDArray[np.float64]) -> str:
+    """Write one line for each image; the server wants no infinity."""
+    last = scores[np.isfinite(scores)].min(initial=0.0) - 1
+    finite = np.where(np.isfinite(scores), scores, last)
+    return "".join(
+        f"{name} {score:.9g}\n" for name, score in zip(ids, finite, strict=True)
+    )
+
+
+def _tar_gz(texts: dict[str, str]) -> bytes:
+    """Pack files without anything that differs from one day or user to another."""
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as zipped,
+        tarfile.open(mode="w", fileobj=zipped, format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for name, text in texts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return packed.getvalue()
+
+
+def _joined(splits: Sequence[Split]) -> Split:
+    """View splits as one, their rows one below the other."""
+    first = splits[0]
+    for split in splits[1:]:
+        if split.classes != first.classes:
+            raise EvaluationError(
+                f"expected the same classes in all splits, found "
+                f"{' '.join(first.classes)} and {' '.join(split.classes)}"
+            )
+    labels = [split.labels for split in splits if split.labels is not None]
+    return replace(
+        first,
+        image_id=tuple(name for split in splits for name in split.image_id),
+        labels=np.concatenate(labels) if len(labels) == len(splits) else None,
+        blobs={
+            name: _Stacked([split.blobs[name] for split in splits])
+            for name in first.blobs
+        },
+    )
+
+
+class _Stacked:
+    """Rows of several blobs, one below the other; as `fishing.store.Rows`."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = parts
+        self.shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
+        self.dtype: np.dtype[Any] = parts[0].dtype
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        rows, *columns = key if isinstance(key, tuple) else (key,)
+        start, stop, _ = rows.indices(self.shape[0])
+        pieces, offset = [], 0
+        for part in self._parts:
+            n = part.shape[0]
+            here = slice(max(start - offset, 0), min(max(stop - offset, 0), n))
+            if here.start < here.stop:
+                pieces.append(part[(here, *columns)])
+            offset += n
+        return np.concatenate(pieces)

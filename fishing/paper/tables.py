@@ -1,0 +1,252 @@
+"""The paper's tables, with our figures, the paper's, and the difference.
+
+In go records of evaluations, out come tables as text, Markdown, LaTeX and JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tabulate import tabulate
+
+from fishing.kernels import FEATURES
+from fishing.paper.figures import Figures, is_in_paper, paper_figures, paper_source
+
+#: The features of the tables by class: the best activation, and the best gradient.
+BY_CLASS = ("x7", "dW7")
+
+#: Suffixes of the files that tables are written to.
+FORMATS = ("txt", "md", "tex")
+
+_TITLES = {"VOC2007": "Table 2", "VOC2012": "Table 3"}
+
+_TEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        # After the end of a row a bracket would be an option.
+        "[": "{[}",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation.
+
+    Attributes
+    ----------
+    data_set : str
+        Such as ``VOC2007``.
+    net : str
+    record : dict
+        As in `fishing.evaluate.evaluation.Evaluation.record`.
+    """
+
+    data_set: str
+    net: str
+    record: dict[str, Any]
+
+
+def compare(results: Sequence[Result]) -> dict[str, Any]:
+    """Put the paper's figures beside ours.
+
+    Returns
+    -------
+    dict
+        ``paper``: its citation; ``results``: by data set and net a dict with
+        ``protocol``, ``train``, ``test``, ``C`` and ``features``, where each feature
+        has ``mAP`` and, by class, ``AP``: dicts with ``ours``, ``paper`` and
+        ``difference`` in [0, 1], None where there is none.
+    """
+    found: dict[str, Any] = {}
+    for result in results:
+        record, paper = result.record, paper_figures(result.data_set, result.net)
+        found.setdefault(result.data_set, {})[result.net] = {
+            **{key: record[key] for key in ("protocol", "train", "test", "C")},
+            "features": {
+                feature: _compare_feature(feature, measured, paper)
+                for feature, measured in record["features"].items()
+            },
+        }
+    return {"paper": paper_source(), "results": found}
+
+
+def format_tables(comparison: dict[str, Any], suffix: str) -> str:
+    """Lay out table 1 (left), and a table by class for each data set, in per cent.
+
+    Parameters
+    ----------
+    comparison : dict
+        As `compare` makes it.
+    suffix : str
+        ``txt``, ``md`` or ``tex``.
+
+    Returns
+    -------
+    str
+        With a line end at its end.
+    """
+    means = [
+        _Column(
+            f"{data_set} {net}",
+            {f: measured["mAP"] for f, measured in result["features"].items()},
+            is_in_paper(data_set, net),
+        )
+        for data_set, nets in comparison["results"].items()
+        for net, result in nets.items()
+    ]
+    rows = [f for f in FEATURES if any(f in column.values for column in means)]
+    title = ("Table 1 (left)", "mean average precision")
+    parts = [_layout(title, "feature", rows, means, suffix)]
+    for data_set, nets in comparison["results"].items():
+        columns = [
+            _Column(
+                f"{net} {feature}",
+                {"mean": measured["mAP"], **measured["AP"]},
+                is_in_paper(data_set, net),
+            )
+            for net, result in nets.items()
+            for feature, measured in result["features"].items()
+            if feature in BY_CLASS
+        ]
+        how = next(iter(nets.values()))
+        title = (
+            _TITLES.get(data_set, "By class"),
+            f"average precision on {data_set}, {how['train']} to {how['test']}",
+        )
+        parts.append(_layout(title, "class", list(columns[0].values), columns, suffix))
+    note = "Average precision in per cent."
+    if any(column.in_paper for column in means):
+        note += (
+            " Beside each figure the paper's and the difference; a dash where the "
+            f"paper's is not on record here. Paper: {comparison['paper']}."
+        )
+    if suffix == "tex":
+        parts.insert(0, r"% \usepackage{booktabs,graphicx}")
+        note = f"% {note}"
+    return "\n\n".join([*parts, note]) + "\n"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What a table says of one net: its heading, and values by row."""
+
+    heading: str
+    values: dict[str, dict[str, float | None]]
+    in_paper: bool
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Name what is shown of each value."""
+        return ("ours", "paper", "difference")[: 3 if self.in_paper else 1]
+
+
+def _compare_feature(
+    feature: str, measured: dict[str, Any], paper: Figures
+) -> dict[str, Any]:
+    by_class = paper.by_class.get(feature, {})
+    return {
+        "mAP": _beside(measured["mAP"], paper.mean.get(feature)),
+        "AP": {
+            name: _beside(value, by_class.get(name))
+            for name, value in measured["AP"].items()
+        },
+    }
+
+
+def _beside(ours: float | None, paper: float | None) -> dict[str, float | None]:
+    difference = None if ours is None or paper is None else ours - paper
+    return {"ours": ours, "paper": paper, "difference": difference}
+
+
+def _layout(
+    title: tuple[str, str],
+    corner: str,
+    rows: Sequence[str],
+    columns: Sequence[_Column],
+    suffix: str,
+) -> str:
+    """Write one table; of its title, the first part is the paper's name for it."""
+    cells = [[row] for row in rows]
+    for column in columns:
+        for row, line in zip(rows, cells, strict=True):
+            values = column.values.get(row, {})
+            line += [_percent(key, values.get(key)) for key in column.keys]
+    if suffix == "tex":
+        return _latex(title, corner, cells, columns)
+    headers = [corner]
+    for column in columns:
+        heading = column.heading
+        # On a terminal a narrow column matters more than a heading in one line.
+        headers.append(heading.replace(" ", "\n") if suffix == "txt" else heading)
+        headers += ["paper", "+/-"][: len(column.keys) - 1]
+    table = tabulate(
+        cells,
+        headers,
+        tablefmt="simple" if suffix == "txt" else "github",
+        disable_numparse=True,
+        colalign=["left"] + ["right"] * (len(headers) - 1),
+    )
+    heading = ": ".join(title)
+    return f"**{heading}**\n\n{table}" if suffix == "md" else f"{heading}\n\n{table}"
+
+
+def _latex(
+    title: tuple[str, str],
+    corner: str,
+    cells: Sequence[Sequence[str]],
+    columns: Sequence[_Column],
+) -> str:
+    """Write one table with booktabs, never wider than the text."""
+    top, second, rules, n = [""], [corner], "", 2
+    for column in columns:
+        width = len(column.keys)
+        heading = r"\\".join(name.translate(_TEX) for name in column.heading.split())
+        top.append(rf"\multicolumn{{{width}}}{{c}}{{\shortstack{{{heading}}}}}")
+        second += ["ours", "paper", r"$\Delta$"] if column.in_paper else [""]
+        rules += rf"\cmidrule(lr){{{n}-{n + width - 1}}}"
+        n += width
+    body = [
+        [name.translate(_TEX), *("--" if v == "-" else _signed(v) for v in values)]
+        for name, *values in cells
+    ]
+    reference, what = title
+    caption = (what[0].upper() + what[1:]).translate(_TEX)
+    if reference.startswith("Table") and any(c.in_paper for c in columns):
+        caption += f"; the paper's {reference.lower()}"
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}.}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * (n - 2)}}}",
+            r"\toprule",
+            " & ".join(top) + r" \\",
+            rules,
+            " & ".join(second) + r" \\",
+            r"\midrule",
+            *(" & ".join(line) + r" \\" for line in body),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _signed(value: str) -> str:
+    """Give a number the sign of mathematics, not a hyphen."""
+    return re.sub(r"^[+-]", r"$\g<0>$", value)
+
+
+def _percent(key: str, value: float | None) -> str:
+    sign = "+" if key == "difference" else ""
+    return "-" if value is None else f"{100 * value:{sign}.1f}"

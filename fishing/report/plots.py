@@ -1,0 +1,250 @@
+"""Plots as SVG, by Matplotlib.
+
+In go numbers, out comes the text of an SVG file. Text stays text, there is no clock
+time in it, and `for_page` makes its colours those of the page around it, light or dark.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from numpy.typing import NDArray
+
+from fishing.report.statistics import Curve, Grams
+
+INK, MUTED, RULE = "#1b1e23", "#6a717b", "#d9dce1"
+
+#: Activations are blue, their sums green, gradients red.
+COLOURS = {
+    "x5": "#7cb5e0",
+    "x6": "#4a94d0",
+    "x7": "#2368a8",
+    "y8": "#5b5fc0",
+    "x8": "#9a86cf",
+    "x5+x6": "#86bf7f",
+    "x6+x7": "#4f9e68",
+    "x7+y8": "#2f7f73",
+    "dW6": "#eda33b",
+    "dW7": "#d4512b",
+    "dW8": "#a83a6b",
+}
+_WIDTH = 4.9  # inches; about that of a phone, at 72 pixels an inch
+_OTHER = "#857b70"  # features outside of table 1
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text is set in the page's own font
+    "svg.hashsalt": "fishing",
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10.5,
+    "axes.titlecolor": INK,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "figure.constrained_layout.use": True,
+    "path.simplify_threshold": 0.3,
+    "legend.frameon": False,
+    "legend.handlelength": 1.5,
+    "legend.columnspacing": 1.5,
+}
+_LEGEND: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1)}
+
+
+def colour(feature: str) -> str:
+    """Choose the colour of a feature."""
+    return COLOURS.get(feature, _OTHER)
+
+
+def precision_recall_plot(curves: Mapping[str, Curve]) -> str:
+    """Draw the curves of one class over each other; each has the id curve-<feature>."""
+    with mpl.rc_context(_STYLE):
+        figure, ax = _figure(_WIDTH, 3.6)
+        for feature, (recall, precision) in curves.items():
+            # From the left edge on: the first image found stands for all before it.
+            (line,) = ax.plot(
+                np.concatenate([[0.0], recall]),
+                np.concatenate([precision[:1], precision]),
+                color=colour(feature),
+                linewidth=1.7,
+                solid_joinstyle="round",
+            )
+            line.set_gid(f"curve-{feature}")
+        ax.set(xlim=(0, 1.005), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision")
+        ax.grid(True)
+        return _svg(figure)
+
+
+def difference_plot(differences: Mapping[str, float], label: str) -> str:
+    """Draw differences by class as bars, the largest first, in points of per cent."""
+    ordered = sorted(differences.items(), key=lambda item: item[1])
+    values = np.array([100 * value for _, value in ordered])
+    with mpl.rc_context(_STYLE):
+        figure, ax = _figure(_WIDTH, 0.8 + 0.22 * len(values))
+        bars = ax.barh(
+            [_short(name) for name, _ in ordered],
+            values,
+            height=0.68,
+            color=[COLOURS["dW7"] if v >= 0 else COLOURS["x7"] for v in values],
+        )
+        texts = [f"{v:+.1f}".replace("-", "−") for v in values]  # noqa: RUF001
+        ax.bar_label(bars, texts, padding=3, fontsize=9)
+        ax.axvline(0, color=MUTED, linewidth=0.8)
+        ax.margins(x=0.14, y=0.015)
+        ax.set_xlabel(label)
+        ax.grid(True, axis="x")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        return _svg(figure)
+
+
+def gram_plot(grams: Grams, part: str) -> str:
+    """Draw one Gram matrix, its images sorted by class."""
+    K = grams.parts[part]
+    # The diagonal is 1 by construction and would hide the rest.
+    low, high = np.quantile(K[~np.eye(len(K), dtype=bool)], (0.01, 0.995))
+    edges = [*grams.start.values(), len(K)]
+    with mpl.rc_context(_STYLE):
+        figure, ax = _figure(3.7, 3.4)
+        image = ax.imshow(K, cmap="cividis", vmin=low, vmax=high, interpolation="none")
+        middles = [(a + b - 1) / 2 for a, b in pairwise(edges)]
+        ax.set_yticks(middles, [_short(name, 14) for name in grams.start])
+        ax.set_xticks([])
+        size = min(9.0, 170 / max(1, len(middles)))
+        ax.tick_params(axis="y", length=0, labelsize=size)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        bar = figure.colorbar(
+            image, ax=ax, location="bottom", fraction=0.04, pad=0.02, aspect=40
+        )
+        bar.outline.set_visible(False)  # type: ignore[operator,unused-ignore]
+        bar.ax.tick_params(labelsize=8)
+        return _svg(figure)
+
+
+def temperature_plot(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    level: tuple[str, float] | None,
+) -> str:
+    """Draw mAP over tau, by feature, and the level of one without a temperature."""
+    taus = sorted({tau for points in curves.values() for tau, _ in points})
+    with mpl.rc_context(_STYLE):
+        figure, ax = _figure(_WIDTH, 3.3)
+        for feature, points in curves.items():
+            x, y = zip(*points, strict=True)
+            ax.plot(
+                x,
+                100 * np.array(y),
+                marker="o",
+                markersize=4,
+                color=colour(feature),
+                linewidth=1.7,
+                label=feature,
+            )
+        if level is not None:
+            name, value = level
+            ax.axhline(
+                100 * value,
+                color=colour(name),
+                linewidth=1.4,
+                linestyle=(0, (4, 3)),
+                label=name,
+            )
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_locator(FixedLocator(taus))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda tau, _: f"{tau:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set(xlabel="Temperature τ", ylabel="mAP, per cent")
+        ax.grid(True)
+        ax.legend(ncols=4, **_LEGEND)
+        return _svg(figure)
+
+
+def norms_plot(norms: Mapping[str, NDArray[np.float64]]) -> str:
+    """Draw how norms are distributed, on a logarithmic axis; zeros are left out."""
+    positive = {name: values[values > 0] for name, values in norms.items()}
+    everything = np.concatenate(list(positive.values()))
+    low, high = (everything.min(), everything.max()) if everything.size else (1, 1)
+    bins = np.geomspace(low, high * (1 + 1e-9), 49)
+    with mpl.rc_context(_STYLE):
+        figure, ax = _figure(_WIDTH, 3.3)
+        for name, values in positive.items():
+            ax.hist(
+                values,
+                bins=bins.tolist(),
+                histtype="stepfilled",
+                color=colour(name) + "40",
+                edgecolor=colour(name),
+                linewidth=1.4,
+                label=name,
+            )
+        ax.set_xscale("log")
+        ax.set(xlabel="Norm of the gradient", ylabel="Images")
+        ax.grid(True, axis="y")
+        ax.legend(ncols=3, **_LEGEND)
+        return _svg(figure)
+
+
+def for_page(svg: str, name: str, title: str) -> str:
+    """Make a plot part of a page.
+
+    Parameters
+    ----------
+    svg : str
+    name : str
+        Put before each id, so that no two plots of a page share one.
+    title : str
+        What a reader that does not see the plot is told.
+
+    Returns
+    -------
+    str
+        The element alone; colours are the variables of the page, such as
+        ``var(--ink)``, and those of features ``var(--dW7)``.
+    """
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
+    variables = {INK: "ink", MUTED: "muted", RULE: "rule", _OTHER: "other"}
+    variables |= {hex_: f.replace("+", "-") for f, hex_ in COLOURS.items()}
+    for hex_, variable in variables.items():
+        svg = svg.replace(hex_, f"var(--{variable})")
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height))
+    ax = figure.add_subplot()
+    ax.set_axisbelow(True)
+    return figure, ax
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return text.getvalue()
+
+
+def _short(name: str, most: int = 22) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

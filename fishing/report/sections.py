@@ -1,0 +1,284 @@
+"""What the page of a report says and shows, gathered for its template.
+
+In go a record of results, rankings and the features of the test split, out come the
+variables of page.html.j2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from fishing.paper import is_in_paper, paper_figures, paper_source
+from fishing.progress import Progress, silent
+from fishing.report.plots import (
+    COLOURS,
+    difference_plot,
+    for_page,
+    gram_plot,
+    norms_plot,
+    precision_recall_plot,
+    temperature_plot,
+)
+from fishing.report.statistics import (
+    GRADIENTS,
+    Ranked,
+    class_grams,
+    compared,
+    curve,
+    gradient_norms,
+    moves,
+)
+from fishing.report.thumbnails import Thumbnails
+from fishing.store import Split
+
+_TOP, _MOVED = 12, 6  # images of a ranking, and of those that moved
+
+
+class Contents:
+    """What the template lays out, and the plots in it.
+
+    Parameters
+    ----------
+    record : dict
+        As in `fishing.evaluate.evaluation.Evaluation.record`.
+    ranked : Ranked
+    testing : Split
+        The test split, as long as its file is open.
+    thumbnails : Thumbnails
+
+    Attributes
+    ----------
+    plots : dict of str to str
+        By name, the text of the SVG files of the page.
+    """
+
+    def __init__(
+        self,
+        record: dict[str, Any],
+        ranked: Ranked,
+        testing: Split,
+        thumbnails: Thumbnails,
+    ) -> None:
+        self.record = record
+        self.results: dict[str, Any] = self.record["features"]
+        self.ranked, self.testing, self.thumbnails = ranked, testing, thumbnails
+        self.baseline, self.challenger = compared(self.results)
+        self.plots: dict[str, str] = {}
+
+    def variables(
+        self,
+        tempered: Sequence[tuple[float, dict[str, Any]]],
+        progress: Progress = silent,
+    ) -> dict[str, Any]:
+        """Gather the variables of the template.
+
+        Parameters
+        ----------
+        tempered : sequence of (float, dict)
+            Other temperatures, and the records of their results.
+        progress : Progress
+            Counts classes.
+        """
+        measured = [
+            name
+            for name in self.record["classes"]
+            if self.results[self.baseline]["AP"][name] is not None
+        ]
+        classes = []
+        for done, name in enumerate(measured):
+            classes.append(self._class(name))
+            progress("pictures", done + 1, len(measured), "classes")
+        record, source = self.record, self.record["source"]
+        name = self.testing.devkit or self.thumbnails.name
+        return {
+            "title": f"{source['net']} on {name}" if name else source["net"],
+            "record": record,
+            "source": source,
+            "n_test": len(self.ranked.image_id),
+            "baseline": self.baseline,
+            "challenger": self.challenger,
+            "gain": self._gain(),
+            "n_better": sum(d > 0 for d in self._differences(measured).values()),
+            "means": self._means(),
+            "paper": paper_source() if self._in_paper() else None,
+            "by_class": self._by_class(measured),
+            "chosen": max(
+                measured, key=lambda name: abs(self._differences(measured)[name])
+            ),
+            "differences": self._plot(
+                "differences",
+                difference_plot(
+                    self._differences(measured),
+                    f"AP of {self.challenger} minus AP of {self.baseline}, in points",
+                ),
+                f"Difference of average precision, {self.challenger} minus "
+                f"{self.baseline}, by class",
+            ),
+            "classes": classes,
+            "precisions": {f: r["AP"] for f, r in self.results.items()},
+            "colours": COLOURS,
+            "grams": self._grams(measured),
+            "temperatures": self._temperatures(tempered),
+            "norms": self._plot(
+                "norms",
+                norms_plot(gradient_norms(self.testing)),
+                "Distribution of the norms of the gradients",
+            ),
+            "thumbnails": self.thumbnails.sources,
+            "has_images": bool(self.thumbnails.name),
+        }
+
+    def _plot(self, name: str, svg: str, title: str) -> Markup:
+        """Keep a plot as a file, and make it part of the page."""
+        self.plots[name] = svg
+        # Matplotlib escapes what it writes, for_page the title.
+        return Markup(for_page(svg, name, title))
+
+    def _in_paper(self) -> bool:
+        return is_in_paper(self.testing.devkit, self.record["source"]["net"])
+
+    def _gain(self) -> float:
+        return 100 * float(
+            self.results[self.challenger]["mAP"] - self.results[self.baseline]["mAP"]
+        )
+
+    def _differences(self, classes: Sequence[str]) -> dict[str, float]:
+        a, b = (self.results[f]["AP"] for f in (self.challenger, self.baseline))
+        return {name: a[name] - b[name] for name in classes}
+
+    def _means(self) -> list[dict[str, Any]]:
+        """Lines of table 1 (left)."""
+        paper = paper_figures(self.testing.devkit, self.record["source"]["net"]).mean
+        base = self.results[self.baseline]["mAP"]
+        best = max(result["mAP"] for result in self.results.values())
+        return [
+            {
+                "feature": feature,
+                "ours": result["mAP"],
+                "is_best": result["mAP"] == best,
+                "over_baseline": (
+                    None if feature == self.baseline else result["mAP"] - base
+                ),
+                "paper": paper.get(feature),
+            }
+            for feature, result in self.results.items()
+        ]
+
+    def _by_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Lines of the table by class."""
+        paper = paper_figures(self.testing.devkit, self.record["source"]["net"])
+        lines = []
+        for name in classes:
+            values = {f: result["AP"][name] for f, result in self.results.items()}
+            lines.append(
+                {
+                    "name": name,
+                    "values": values,
+                    "best": max(values.values()),
+                    "paper": {
+                        feature: paper.by_class[feature].get(name)
+                        for feature in (self.baseline, self.challenger)
+                        if feature in paper.by_class
+                    },
+                }
+            )
+        return lines
+
+    def _class(self, name: str) -> dict[str, Any]:
+        """Curves and rankings of one class."""
+        column = self.ranked.classes.index(name)
+        number = self.record["classes"].index(name)
+        curves = {f: curve(self.ranked, f, column) for f in self.results}
+        gained, lost = moves(
+            self.ranked, self.baseline, self.challenger, column, _MOVED
+        )
+        pair = dict.fromkeys((self.baseline, self.challenger))
+        labels = self.ranked.labels[:, column]
+        return {
+            "name": name,
+            "n_positive": int((labels > 0).sum()),
+            "n_ranked": int((labels != 0).sum()),
+            "plot": self._plot(
+                f"precision-recall-{number}",
+                precision_recall_plot(curves),
+                f"Precision over recall, class {name}",
+            ),
+            "rankings": {
+                feature: [
+                    {
+                        "image": self.thumbnails(int(i)),
+                        "id": self.ranked.image_id[i],
+                        "rank": place,
+                        "is_right": bool(labels[i] > 0),
+                    }
+                    for place, i in enumerate(
+                        self.ranked.order(feature, column)[:_TOP], 1
+                    )
+                ]
+                for feature in pair
+            },
+            "moves": {
+                key: [
+                    {
+                        "image": self.thumbnails(move.image),
+                        "id": self.ranked.image_id[move.image],
+                        "before": move.before,
+                        "after": move.after,
+                    }
+                    for move in found
+                ]
+                for key, found in (("gained", gained), ("lost", lost))
+            },
+        }
+
+    def _grams(self, classes: Sequence[str]) -> dict[str, Any] | None:
+        """Draw the Gram matrices, where there are images to compare."""
+        feature = self.challenger if self.challenger in GRADIENTS else "dW7"
+        grams = class_grams(self.testing, classes, feature)
+        if len(grams.parts["product"]) < 2:
+            return None
+        parts = []
+        for part in grams.parts:
+            same, other = grams.contrast(part)
+            title = f"Gram matrix, {part}, images sorted by class"
+            parts.append(
+                {
+                    "name": part,
+                    "plot": self._plot(f"gram-{part}", gram_plot(grams, part), title),
+                    "same": same,
+                    "other": other,
+                }
+            )
+        return {
+            "feature": feature,
+            "forward": f"x{int(feature[2:]) - 1}",
+            "backward": f"dE/dy{feature[2:]}",
+            "n_images": len(grams.parts["product"]),
+            "parts": parts,
+        }
+
+    def _temperatures(
+        self, tempered: Sequence[tuple[float, dict[str, Any]]]
+    ) -> Markup | None:
+        """Draw mAP over tau, if there are results of several."""
+        if not tempered:
+            return None
+        points = [(self.record["source"]["temperature"], self.record), *tempered]
+        curves = {
+            feature: sorted(
+                (tau, record["features"][feature]["mAP"])
+                for tau, record in points
+                if feature in record["features"]
+            )
+            for feature in GRADIENTS
+            if feature in self.results
+        }
+        level = self.baseline, self.results[self.baseline]["mAP"]
+        return self._plot(
+            "temperatures",
+            temperature_plot(curves, None if level[0] in curves else level),
+            "Mean average precision over the temperature",
+        )

@@ -1,0 +1,83 @@
+"""Small pictures of images, for a page to hold within itself.
+
+In goes a data set, out come data URLs of JPEG files.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+
+from fishing.errors import DataError, ImageError
+from fishing.images import read_image, read_splits, resize_and_crop
+
+SIZE = 104  # pixels, both sides
+_QUALITY = 80
+
+
+class Thumbnails:
+    """The pictures that a page shows, each made when it is asked for, and kept once.
+
+    Parameters
+    ----------
+    image_id : sequence of str
+        All images of the split, those that could not be read in their places.
+    split : str
+    data : Path or None
+        As for `fishing.images.read_splits`; without it there are no pictures.
+
+    Attributes
+    ----------
+    name : str
+        Of the data set, empty without one.
+    sources : dict of str to str
+        Data URLs by key, of the pictures made so far.
+
+    Raises
+    ------
+    DataError
+        If the data set is missing or has another list of images.
+    """
+
+    def __init__(self, image_id: Sequence[str], split: str, data: Path | None) -> None:
+        self.name = ""
+        self.sources: dict[str, str] = {}
+        self._paths: tuple[Path, ...] = ()
+        if data is not None:
+            (images,) = read_splits(data, [split])
+            if images.image_id != tuple(image_id):
+                raise DataError(
+                    f"expected the {len(image_id)} images of '{split}' that were "
+                    f"evaluated in '{data}', found another list; name their data set "
+                    "with --data"
+                )
+            self.name, self._paths = data.resolve().name, images.path
+
+    def __call__(self, image: int) -> str | None:
+        """Make the picture of one image: the square that the net sees.
+
+        Parameters
+        ----------
+        image : int
+            Its place in the list.
+
+        Returns
+        -------
+        str or None
+            Its key in `sources`; None where there is no picture.
+        """
+        if not self._paths:
+            return None
+        key = str(image)
+        if key not in self.sources:
+            try:
+                crop = resize_and_crop(read_image(self._paths[image]), SIZE)
+            except ImageError:
+                return None
+            _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+            text = base64.b64encode(jpeg.tobytes()).decode()
+            self.sources[key] = f"data:image/jpeg;base64,{text}"
+        return key

@@ -1,0 +1,131 @@
+"""Contact sheets: what a search found, as one picture.
+
+In go neighbours and the folder of their images, out comes an image file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+from PIL import Image, ImageDraw, ImageFont
+
+from fishing.errors import DataError, ImageError
+from fishing.files import whole_file
+from fishing.images import find_image, read_image
+from fishing.search.search import Neighbour
+
+_SIDE, _GAP, _LINE = 160, 12, 17
+_N_LINES = 3
+_PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
+
+
+def write_sheet(
+    output: Path,
+    query: Path,
+    found: Mapping[str, Sequence[Neighbour]],
+    data: Path,
+) -> Path:
+    """Draw the query and its neighbours, a row for each feature.
+
+    Parameters
+    ----------
+    output : Path
+        The picture to write; its suffix says of which kind.
+    query : Path
+        Image file of the query.
+    found : mapping of str to sequence of Neighbour
+        By feature, as `fishing.search.search_photo` gives them.
+    data : Path
+        The devkit or folder of images that the features were extracted from.
+
+    Returns
+    -------
+    Path
+        Of the picture.
+
+    Raises
+    ------
+    DataError
+        If no image of a neighbour can be read, or the picture cannot be written.
+    """
+    paths = {
+        n.image_id: find_image(data, n.image_id) for ns in found.values() for n in ns
+    }
+    tiles = {image_id: _tile(path) for image_id, path in paths.items()}
+    if tiles and not any(tiles.values()):
+        raise DataError(
+            f"expected the images of the features file in '{data}', found none of "
+            f"them, such as {next(iter(paths.values()))}; name their folder with --data"
+        )
+    n_columns = 1 + max(map(len, found.values()))
+    cell = (_SIDE + _GAP, _SIDE + _GAP + _N_LINES * _LINE)
+    size = (n_columns * cell[0] + _GAP, len(found) * cell[1] + _GAP)
+    sheet = Image.new("RGB", size, _PAPER)
+    for row, (feature, neighbours) in enumerate(found.items()):
+        top = row * cell[1] + _GAP
+        _draw(sheet, (_GAP, top), _tile(query), [query.name, "query", feature])
+        for column, neighbour in enumerate(neighbours, start=1):
+            caption = [
+                f"{column}: {neighbour.similarity:.3f}",
+                neighbour.image_id,
+                " ".join(neighbour.classes),
+            ]
+            place = (column * cell[0] + _GAP, top)
+            _draw(sheet, place, tiles[neighbour.image_id], caption)
+    return _save(sheet, output)
+
+
+def _tile(path: Path) -> Image.Image | None:
+    """Read an image and shrink it into a square; None where it cannot be read."""
+    try:
+        image = Image.fromarray(cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB))
+    except ImageError:
+        return None
+    scale = _SIDE / max(image.size)
+    width, height = (max(1, round(n * scale)) for n in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _draw(
+    sheet: Image.Image,
+    place: tuple[int, int],
+    tile: Image.Image | None,
+    caption: Sequence[str],
+) -> None:
+    """Put a tile and the lines below it in their place."""
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    left, top = place
+    if tile is None:
+        box = (left, top, left + _SIDE, top + _SIDE)
+        pen.rectangle(box, outline=_FAINT)
+        pen.text((left + 8, top + 8), "no image", fill=_FAINT, font=font)
+    else:
+        middle = [(_SIDE - n) // 2 for n in tile.size]
+        sheet.paste(tile, (left + middle[0], top + middle[1]))
+    for i, text in enumerate(caption):
+        y = top + _SIDE + i * _LINE + 2
+        pen.text((left, y), _fitting(text, font), fill=_INK, font=font)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Cut a caption to the width of a tile, its end kept: names differ there."""
+    if font.getlength(text) <= _SIDE:
+        return text
+    while text and font.getlength("…" + text) > _SIDE:
+        text = text[1:]
+    return "…" + text
+
+
+def _save(sheet: Image.Image, output: Path) -> Path:
+    """Write the picture; its suffix says in which format."""
+    try:
+        with whole_file(output) as unfinished:
+            sheet.save(unfinished)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"expected to write a picture into '{output}', found: {error}; choose "
+            "another --sheet, such as sheet.png"
+        ) from None
+    return output

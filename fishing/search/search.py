@@ -1,0 +1,258 @@
+"""Search: the images of a features file that are nearest to one image.
+
+In goes a photo or the id of an image of the file, out come its nearest neighbours under
+the kernels of some features: all images are compared, in one pass over the file, a few
+hundred rows at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.errors import EvaluationError, StoreError
+from fishing.extract import compute_blobs
+from fishing.images import Preprocess
+from fishing.kernels import feature_blobs, gram
+from fishing.kernels.gram_matrices import row_blocks
+from fishing.nets import NetSpec, recorded_net
+from fishing.progress import Progress, silent
+from fishing.store import FeaturesFile, Rows, Split
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image that a search found.
+
+    Attributes
+    ----------
+    image_id, split : str
+        Where it is in the file.
+    similarity : float
+        The kernel of the two images: 1 for equal features up to scale.
+    classes : tuple of str
+        Those that it is a positive of.
+    """
+
+    image_id: str
+    split: str
+    similarity: float
+    classes: tuple[str, ...]
+
+
+def search_photo(
+    path: Path,
+    photo: Path,
+    features: Sequence[str] = ("dW7",),
+    k: int = 10,
+    *,
+    splits: Sequence[str] = (),
+    spec: NetSpec | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> dict[str, list[Neighbour]]:
+    """Find the images of a features file that are nearest to a photo.
+
+    The photo goes through the net, preprocessing, backend and temperature that the file
+    was made with, and on a GPU through TF32 if the file was.
+
+    Parameters
+    ----------
+    path : Path
+        A features file.
+    photo : Path
+        An image file.
+    features : sequence of str
+        Such as ``x7`` or ``dW7``.
+    k : int
+        How many to find.
+    splits : sequence of str
+        Where to look; by default in all splits.
+    spec : NetSpec, optional
+        The net of the file; by default the one of models/ that it names.
+    device : str
+        ``cpu`` or ``gpu:N``, for the photo.
+    progress : Progress
+        Counts the images of each split.
+
+    Returns
+    -------
+    dict of str to list of Neighbour
+        By feature, the nearest first; equal ones in the order of the file. An image
+        that is in several splits is listed once.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, lacks a split, or was made with another net.
+    DataError
+        If the photo cannot be read.
+    EvaluationError
+        If a feature is unknown, or k is not positive.
+    """
+    with FeaturesFile(path) as file:
+        chosen = _check(file, features, k, splits)
+        spec = recorded_net(file.settings, file.path, spec)
+        expected = file.settings["preprocess"]
+        found = Preprocess(spec.input_size, spec.mean).describe()
+        if found != expected:
+            raise StoreError(
+                f"{path} was made with another preprocess: expected {expected}, found "
+                f"{found} of {spec.folder}; name the net that it was made with by --net"
+            )
+        tf32 = file.settings.get("gpu_math") == "tf32"
+        if tf32 and device == "cpu":
+            _log.warning(
+                "%s was made with TF32, which no CPU has: the photo is computed in "
+                "float32, and its similarities are slightly off; --device gpu:0 "
+                "computes it as the file was",
+                path,
+            )
+        query = compute_blobs(
+            spec,
+            [photo],
+            backend=str(file.settings["backend"]),
+            device=device,
+            temperature=float(file.settings["temperature"]),
+            tf32=tf32 and device != "cpu",
+        )
+        return _nearest(query, features, k, chosen, (), progress)
+
+
+def search_id(
+    path: Path,
+    image_id: str,
+    features: Sequence[str] = ("dW7",),
+    k: int = 10,
+    *,
+    splits: Sequence[str] = (),
+    progress: Progress = silent,
+) -> dict[str, list[Neighbour]]:
+    """Find the images of a features file that are nearest to one of its own.
+
+    That image itself, by its id, is left out. Parameters and Returns are those of
+    `search_photo`.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, or lacks a split or the image.
+    EvaluationError
+        If a feature is unknown, or k is not positive.
+    """
+    with FeaturesFile(path) as file:
+        chosen = _check(file, features, k, splits)
+        for name, split in file.splits.items():
+            if image_id in split.image_id:
+                i = split.image_id.index(image_id)
+                query = {blob: rows[i : i + 1] for blob, rows in split.blobs.items()}
+                return _nearest(query, features, k, chosen, (image_id,), progress)
+            if image_id in split.failed_id:
+                raise StoreError(
+                    f"{path}: expected a row of '{image_id}', found that it could not "
+                    f"be read when '{name}' was extracted; choose another image"
+                )
+    raise StoreError(
+        f"{path}: expected an image '{image_id}', found none of that id in "
+        f"{' '.join(file.splits)}; `fishing search --query` takes any image file"
+    )
+
+
+def _check(
+    file: FeaturesFile, features: Sequence[str], k: int, splits: Sequence[str]
+) -> dict[str, Split]:
+    """Refuse what cannot be searched; return the splits to search."""
+    if k < 1:
+        raise EvaluationError(f"expected k of 1 or more, found {k}")
+    for feature in features:
+        feature_blobs(feature)
+    return {name: file.split(name) for name in splits or file.splits}
+
+
+def _nearest(
+    query: Mapping[str, Rows],
+    features: Sequence[str],
+    k: int,
+    splits: Mapping[str, Split],
+    left_out: Sequence[str],
+    progress: Progress,
+) -> dict[str, list[Neighbour]]:
+    """Keep the k best of each feature while the file goes by."""
+    best: dict[str, list[Neighbour]] = {feature: [] for feature in features}
+    seen = set(left_out)
+    for name, split in splits.items():
+        for block, rows in _blocks(split, set().union(*map(feature_blobs, features))):
+            ids = split.image_id[block]
+            fresh = np.array([image_id not in seen for image_id in ids])
+            seen.update(ids)
+            for feature in features:
+                similarity = gram(feature, query, rows)[0]
+                order = np.argsort(-similarity, kind="stable")
+                found = [
+                    _neighbour(split, name, block.start + j, similarity[j])
+                    for j in order[fresh[order]][:k]
+                ]
+                # Sorting is stable: of equal ones the first in the file stays first.
+                merged = sorted(best[feature] + found, key=lambda n: -n.similarity)
+                best[feature] = merged[:k]
+            progress(name, block.stop, len(split), "images")
+    return best
+
+
+def _blocks(
+    split: Split, blobs: set[str]
+) -> Iterator[tuple[slice, dict[str, NDArray[np.float32]]]]:
+    """Read the rows of some blobs, a few at a time and each once."""
+    for block in row_blocks(len(split)):
+        yield block, {blob: split.blobs[blob][block] for blob in blobs}
+
+
+def _neighbour(split: Split, name: str, i: int, similarity: float) -> Neighbour:
+    positive = () if split.labels is None else np.flatnonzero(split.labels[i] > 0)
+    classes = tuple(split.classes[c] for c in positive)
+    return Neighbour(split.image_id[i], name, float(similarity), classes)
+
+
+def format_neighbours(found: Mapping[str, Sequence[Neighbour]]) -> str:
+    """Lay out what a search found, a table for each feature.
+
+    Parameters
+    ----------
+    found : mapping of str to sequence of Neighbour
+        By feature, as `fishing.search.search_photo` gives them.
+
+    Returns
+    -------
+    str
+        Without a line end at its end.
+
+    Examples
+    --------
+    >>> print(format_neighbours({"dW7": [Neighbour("000012", "test", 0.5, ("car",))]}))
+    dW7  similarity  split  image   classes
+      1      0.5000  test   000012  car
+    """
+    tables = []
+    for feature, neighbours in found.items():
+        rows = [(feature, "similarity", "split", "image", "classes")]
+        for rank, n in enumerate(neighbours, start=1):
+            cells = (f"{n.similarity:.4f}", n.split, n.image_id, " ".join(n.classes))
+            rows.append((str(rank), *cells))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        tables.append("\n".join(_row(row, widths) for row in rows))
+    return "\n\n".join(tables)
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Put cells below those of other rows, the numbers (two columns) to the right."""
+    return "  ".join(
+        f"{cell:>{width}}" if i < 2 else f"{cell:<{width}}"
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()

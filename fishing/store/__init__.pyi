@@ -1,0 +1,11 @@
+from .features_file import FeaturesFile as FeaturesFile
+from .features_file import describe as describe
+from .features_file import load as load
+from .features_file import verify as verify
+from .rows import Rows as Rows
+from .settings import ExtractionSettings as ExtractionSettings
+from .settings import storage_settings as storage_settings
+from .settings import with_storage as with_storage
+from .write import Split as Split
+from .write import write_features as write_features
+from .writer import FeaturesWriter as FeaturesWriter

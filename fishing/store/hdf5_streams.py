@@ -1,0 +1,118 @@
+"""The two file objects that HDF5 writes to and reads from, which bear its faults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fishing.files import write_all
+
+
+class Output:
+    """A file for HDF5 to write, to which a disk never fails; a context manager.
+
+    HDF5 may crash when it is told of an error while it closes a file. So it is not: the
+    first error is kept, nothing is written from there on, and leaving raises it.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    OSError
+        If the disk is full or lost: at once, or when the file is left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._error is not None:
+            raise self._error
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place; HDF5 asks for the end in this way."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Say what the current place is."""
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        """Read from the current place."""
+        return self._file.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        """Read from the current place into a buffer."""
+        return self._file.readinto(buffer)
+
+    def write(self, content: Any) -> int:
+        """Write all of a buffer at the current place, or keep the error."""
+        try:
+            if self._error is None:
+                write_all(self._file, content)
+        except BaseException as error:  # an interrupt must not pass through HDF5 either
+            self._error = error
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length, or keep the error."""
+        try:
+            if self._error is None:
+                self._file.truncate(size)
+        except BaseException as error:
+            self._error = error
+        return size or 0
+
+    def flush(self) -> None:
+        """Do nothing: nothing waits here."""
+
+
+class EndlessInput:
+    """A file for HDF5 to read, with a filler behind its end; a context manager.
+
+    HDF5 refuses a file that was cut as a whole. In this one it finds what is left, and
+    the checksums tell what is not: the filler is nothing that a file would end in.
+    """
+
+    _FILLER = b"\xa5"
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._place = 0
+
+    def __enter__(self) -> EndlessInput:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place; the end is far away."""
+        self._place = 2**62 if whence == os.SEEK_END else self._file.seek(offset)
+        return self._place
+
+    def tell(self) -> int:
+        """Say what the current place is."""
+        return self._place
+
+    def read(self, size: int) -> bytes:
+        """Read from the current place."""
+        buffer = bytearray(size)
+        self.readinto(buffer)
+        return bytes(buffer)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the current place on."""
+        rest = memoryview(buffer).cast("B")
+        while n := self._file.readinto(rest):
+            rest = rest[n:]
+        rest[:] = self._FILLER * len(rest)
+        return len(buffer)

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+from click.testing import CliRunner, Result
+
+from fishing.backends import BACKENDS
+from fishing.cli.main import main
+from fishing.kernels import FEATURES
+
+COMMANDS = [
+    *("fetch", "extract", "evaluate", "export", "search", "temper", "info"),
+    *("photographs", "reproduce", "report"),
+]
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="fishing")
+
+
+@pytest.fixture(scope="module")
+def features(devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("features") / "features.h5"
+    result = _run(
+        *("extract", "--net", "tinyalexnet", "--data", devkit, "--output", path),
+        *("--split", "trainval", "--split", "test"),
+    )
+    assert result.exit_code == 0, result.output
+    assert f"{path} trainval: 26 of 26 images, 0 failed" in result.output
+    return path
+
+
+def test_help_names_the_commands() -> None:
+    result = _run("--help")
+    assert result.exit_code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in result.output
+    assert "\n    fishing evaluate features.h5\n" in result.output
+    assert "..." not in result.output.split("Commands:")[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_commands(command: str) -> None:
+    result = _run(command, "--help")
+    assert result.exit_code == 0
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_info(features: Path) -> None:
+    result = _run("info", features)
+    assert "net               tinyalexnet" in result.output
+    assert "trainval: 26 images, 0 failed, 2 classes" in result.output
+    record = json.loads(_run("info", features, "--json").output)
+    assert record["splits"]["test"]["blobs"]["backward/y7"] == 768
+
+
+def test_info_verifies(features: Path, tmp_path: Path) -> None:
+    result = _run("info", features, "--verify")
+    assert result.exit_code == 0
+    assert result.output.endswith("verified: all checksums are right\n")
+    assert json.loads(_run("info", features, "--verify", "--json").output)["verified"]
+    assert "verified" not in _run("info", features).output
+    with h5py.File(features) as file:
+        offset = file["test/backward/y7"].id.get_offset()
+    damaged = bytearray(features.read_bytes())
+    damaged[offset + 1000] ^= 16
+    (tmp_path / "f.h5").write_bytes(damaged)
+    assert _run("info", tmp_path / "f.h5").exit_code == 0
+    result = _run("info", tmp_path / "f.h5", "--verify")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "found damage in test/backward/y7: other values than" in result.stderr
+
+
+def test_evaluate(features: Path, tmp_path: Path) -> None:
+    result = _run("evaluate", features, "--output", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert "trainval to test, protocol voc2007, C = 1" in result.output
+    rows = [line.split()[0] for line in result.output.splitlines()[2:-1]]
+    assert rows == list(FEATURES)
+    record = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert record["features"]["x7"]["mAP"] > 0.9  # warm against cold is easy
+    assert (tmp_path / "r" / "dW7" / "comp1_cls_test_warm.txt").is_file()
+
+
+def test_evaluate_json(features: Path, tmp_path: Path) -> None:
+    result = _run(
+        *("evaluate", features, "--output", tmp_path, "--json", "-C", 10),
+        *("--feature", "dW7", "--feature", "x7", "--protocol", "voc2012"),
+    )
+    record = json.loads(result.stdout)
+    assert list(record["features"]) == ["dW7", "x7"]
+    assert (record["C"], record["protocol"]) == (10.0, "voc2012")
+
+
+def test_extract_json_of_a_folder(devkit: Path, tmp_path: Path) -> None:
+    command = ["extract", "--net", "tinyalexnet", "--data", devkit / "JPEGImages"]
+    command += ["--output", tmp_path / "f.h5", "--json"]
+    for was_there in (False, True):
+        record = json.loads(_run(*command).stdout)
+        assert record["splits"] == [
+            {"split": "all", "n_images": 40, "n_failed": 0, "was_there": was_there}
+        ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "none.h5"], "expected a features file at 'none.h5', found none"),
+        (["extract", "--net", "lenet", "--data", "."], "expected one of the nets"),
+        (["extract", "--net", "tinyalexnet", "--data", "none"], "found none; name one"),
+        (["fetch", "lenet"], "expected one of the nets alexnet, tinyalexnet, vgg16"),
+        (["evaluate", "none.h5"], "`fishing extract` makes one"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments: list[object], message: str) -> None:
+    result = _run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("fishing: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"),
+    [("auto", "gpu"), ("onnx", "gpu:0,0"), *((name, "gpu:98,99") for name in BACKENDS)],
+)
+def test_a_device_that_is_not_there_ends_in_one_line(
+    devkit: Path, tmp_path: Path, backend: str, device: str
+) -> None:
+    arguments = ["extract", "--net", "tinyalexnet", "--data", devkit / "JPEGImages"]
+    arguments += ["--output", tmp_path / "f.h5", "--backend", backend]
+    test_mistakes_end_in_one_line([*arguments, "--device", device], "expected ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_were_not_fetched(devkit: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fishing", "extract", "--net", "vgg16"]
+    command += ["--split", "trainval", "--data", str(devkit)]
+    environment = {**os.environ, "FISHING_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 2
+    assert b"run `fishing fetch vgg16`" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_come_from_the_environment(devkit: Path, tmp_path: Path) -> None:
+    result = CliRunner(env={"FISHING_VOC": str(devkit)}).invoke(
+        main,
+        ["extract", "--net", "tinyalexnet", "--split", "nosplit"],
+        prog_name="fishing",
+    )
+    assert "there are: test trainval" in result.stderr
+
+
+def test_a_bar_on_a_terminal(devkit: Path, tmp_path: Path) -> None:
+    """Give the command a terminal of its own and look at what it draws."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "fishing", "extract", "--net", "tinyalexnet"]
+    command += ["--data", str(devkit), "--split", "test"]
+    command += ["--output", str(tmp_path / "f.h5"), "--batch-size", "4"]
+    process = subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL)
+    os.close(theirs)
+    drawn = b""
+    try:
+        while chunk := os.read(ours, 1000):
+            drawn += chunk
+    except OSError:  # the other end is closed
+        os.close(ours)
+    assert process.wait() == 0
+    assert b"test  [" in drawn
+    assert b"100%" in drawn
+
+
+def test_what_the_system_refuses_is_one_line(features: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for arguments in (
+        ["info", tmp_path],
+        ["info", tmp_path / "file" / "f.h5"],
+        ["info", tmp_path / ("x" * 300)],
+        ["evaluate", features, "--feature", "x8", "--output", tmp_path / "file" / "r"],
+        ["extract", "--net", "tinyalexnet", "--data", tmp_path / ("x" * 300)],
+        ["extract", "--net", "tinyalexnet", "--output", "", "--data", features.parent],
+    ):
+        result = _run(*arguments)
+        assert result.exit_code == 2, (arguments, result.output, result.exception)
+        assert "Traceback" not in result.stderr
+
+
+def test_a_full_standard_output(features: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fishing", "info", str(features)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode != 0
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_early(features: Path) -> None:
+    command = f"'{sys.executable}' -m fishing info '{features}' | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True)
+    assert done.stdout.startswith(b"backend ")
+    assert done.stderr == b""
+
+
+def test_search(features: Path, devkit: Path, tmp_path: Path) -> None:
+    photo, sheet = devkit / "JPEGImages" / "test_005.jpg", tmp_path / "sheet.png"
+    result = _run(
+        *("search", features, "--query", photo, "-k", 3, "--split", "test"),
+        *("--sheet", sheet, "--data", devkit),
+    )
+    assert result.exit_code == 0, result.output
+    header, first, *_, last = result.stdout.splitlines()
+    assert header.split() == ["dW7", "similarity", "split", "image", "classes"]
+    assert first.split() == ["1", "1.0000", "test", "test_005", "cold"]
+    assert last == f"drawn to {sheet}"
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_search_json(features: Path) -> None:
+    arguments = ["search", features, "--query-id", "test_005", "--json", "-k", 4]
+    record = json.loads(_run(*arguments, "--feature", "x7", "--feature", "x5").stdout)
+    assert record["query"] == "test_005"
+    assert list(record["neighbours"]) == ["x7", "x5"]
+    for neighbours in record["neighbours"].values():
+        assert len(neighbours) == 4
+        assert "test_005" not in {n["image_id"] for n in neighbours}
+
+
+def test_search_evaluate(features: Path) -> None:
+    result = _run("search", features, "--evaluate", "--feature", "dW7")
+    assert "in per cent, 14 queries of test\n" in result.stdout
+    result = _run("search", features, "--evaluate", "--split", "trainval", "--json")
+    record = json.loads(result.stdout)
+    assert (record["split"], record["n_queries"]) == ("trainval", 26)
+    assert list(record["features"]) == list(FEATURES)
+
+
+def test_search_takes_one_kind_of_query(features: Path) -> None:
+    for arguments in ([], ["--evaluate", "--query-id", "test_005"]):
+        result = _run("search", features, *arguments)
+        assert result.exit_code == 2
+        assert "one of --query, --query-id and --evaluate" in result.stderr
+    result = _run(
+        "search", features, "--evaluate", "--split", "test", "--split", "trainval"
+    )
+    assert "--evaluate takes one --split" in result.stderr
+    result = _run("search", features, "--evaluate", "--sheet", "s.png")
+    assert "--evaluate draws no --sheet" in result.stderr
+
+
+def test_reproduce_and_report(devkit: Path, tmp_path: Path) -> None:
+    command = ["reproduce", "--net", "tinyalexnet", "--data", devkit]
+    command += ["--output", tmp_path / "r"]
+    result = _run(*command)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("Table 1 (left): mean average precision\n")
+    assert result.stdout.rstrip().endswith(f"written to {tmp_path / 'r'}")
+    comparison = json.loads(_run(*command, "--json").stdout)
+    assert list(comparison["results"]["VOC2007"]) == ["tinyalexnet"]
+    result = _run(
+        *("report", tmp_path / "r" / "VOC2007-tinyalexnet"),
+        *("--data", devkit, "--output", tmp_path / "page"),
+    )
+    assert result.stdout == f"{tmp_path / 'page' / 'index.html'}\n"
+    assert "data:image/jpeg" in (tmp_path / "page" / "index.html").read_text()

@@ -1,0 +1,252 @@
+"""Files that were made to fill the memory, to take forever, or to lead elsewhere."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from campaigns.readers import Graph
+from fishing.backends import open_backend
+from fishing.errors import DataError, ImageError, NetError, StoreError
+from fishing.images import read_image, read_splits
+from fishing.nets import fetch_weights, load_net, read_net
+from fishing.nets.caffe_binary import parse_binary
+from fishing.nets.caffe_files import MAX_NET_BYTES
+from fishing.nets.caffe_text import parse_text
+from fishing.store import describe
+
+MIB = 2**20
+RUN = {"temperature": 2.0, "batch_size": 1, "device": "cpu"}
+DATA = np.ones((1, 3, 8, 8), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _few_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fishing.nets.caffe_schema.MOST_VALUES", 4096)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(n: int) -> bytes:
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+
+
+def _bounded(call: Callable[[], object], message: str, most: int = 20 * MIB) -> None:
+    """Expect an error within bounded memory."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            call()
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a {" * 30_000, "in place of '}'"),
+        ("layer {} " * 6_000, "more than 4096 values"),
+        ("input_dim: [" + "1," * 6_000, "more than 4096 values"),
+        ("input_dim: " + "1" * 100_000 + "x", "in place of"),
+        ("input_dim: 4294967296", "a value of type int"),
+        ("input_shape { dim: 9223372036854775808 }", "a value of type long"),
+        ("layer { lrn_param { alpha: 0x" + "f" * 300, "a value of type float"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_texts(text: str, message: str) -> None:
+    _bounded(lambda: parse_text(text), message)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (_field(100, b"") * 6_000, "more than 4096 values"),
+        (_field(8, _field(1, b"\1" * 6_000)), "more than 4096 values"),
+        (_field(4, b"") * 6_000, "more than 4096 values"),
+        (b"\xa2\x06" + _varint(2**31), "ends too early"),
+        (b"\x20" + _varint(2**63), "a number outside of"),
+    ],
+    ids=["layers", "dims", "inputs", "2 GB", "long number"],
+)
+def test_messages(data: bytes, message: str) -> None:
+    _bounded(lambda: parse_binary(memoryview(data)), message)
+
+
+def test_runs_of_one_number_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run is looked at once: with a look at all the rest this takes minutes."""
+    monkeypatch.setattr("fishing.nets.caffe_schema.MOST_VALUES", 2**19)
+    number = struct.pack("<f", 1)
+    run = b"\x2d" + number + b"\x08\x01"
+    data = _field(100, _field(7, run * 50_000))
+    blob = parse_binary(memoryview(data)).layer[0].blobs[0]
+    assert blob.data.tobytes() == number * 50_000
+
+
+def test_a_prototxt_without_end(tmp_path: Path) -> None:
+    with pytest.raises(NetError, match=f"more than {MAX_NET_BYTES} bytes"):
+        read_net(Path("/dev/zero"))
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    reader = Graph()
+    reader.prepare(folder)
+    (folder / "deploy.prototxt").write_bytes(reader.seeds[0])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "stride: 2 pad: 1 }",
+            "stride: 1 pad: 40000 kernel_size: 40001 }",
+            "once|most",
+        ),
+        ("pad: 1 stride: 2", "pad: 100000 stride: 1", "at most 67108864 values"),
+        ("pad: 1 stride: 2", "pad: 2147483647 stride: 1", "at most 67108864 values"),
+        ("num_output: 4", "num_output: 2000000000", "expected parameters of shapes"),
+        ("dim: 8 input", "dim: 8000000 input", "expected one input of shape"),
+        ('bottom: "fc6" top: "fc7"', 'top: "fc7"', "found that it has no bottom"),
+        ('bottom: "data"', 'bottom: "prob"', "a layer before it to write 'prob'"),
+        ('bottom: "fc6" top: "fc7"', 'bottom: "fc8" top: "fc7"', "expected a blob|to"),
+        ('"LRN"', '"Python"', "a type of: "),
+        ("local_size: 3", "local_size: 4294967295", "most|LRN|odd|stopped"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_graphs(net: Path, backend: str, old: str, new: str, message: str) -> None:
+    text = (net / "deploy.prototxt").read_text()
+    assert old in text
+    (net / "deploy.prototxt").write_text(text.replace(old, new))
+    tracemalloc.start()
+    try:
+        if "local_size" in old:  # a window over all channels is one
+            values = open_backend(backend, load_net(str(net)), **RUN).run(DATA)
+            assert all(np.isfinite(rows).all() for rows in values.values())
+        else:
+            with pytest.raises(NetError, match=message):
+                open_backend(backend, load_net(str(net)), **RUN)
+        assert tracemalloc.get_traced_memory()[1] < 50 * MIB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "image_id",
+    [
+        "../a",
+        "a/../../b",
+        "/etc/passwd",
+        "..",
+        ".",
+        "/",
+        "x" * 1001,
+        "a\x1b[2J",
+        "a\0b",
+    ],
+)
+@pytest.mark.parametrize("is_devkit", [True, False])
+def test_ids_that_lead_elsewhere(tmp_path: Path, image_id: str, is_devkit) -> None:
+    main = tmp_path / "ImageSets" / "Main" if is_devkit else tmp_path
+    main.mkdir(parents=True, exist_ok=True)
+    (main / "t.txt").write_text(f"good\n{image_id}\n")
+    with pytest.raises(DataError, match="expected printable ids below the folder") as e:
+        read_splits(tmp_path, ["t"])
+    assert str(e.value).isprintable()
+
+
+def test_features_that_are_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f.h5")
+    with pytest.raises(StoreError, match="found a folder, a device or a pipe"):
+        describe(tmp_path / "f.h5")
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.txt")
+    for name in ("zero", "pipe"):
+        with pytest.raises(DataError, match="none that can be read to its end"):
+            read_splits(tmp_path, [name])
+
+
+def test_two_labels_for_an_image(tmp_path: Path) -> None:
+    main = tmp_path / "ImageSets" / "Main"
+    main.mkdir(parents=True)
+    (main / "t.txt").write_text("a\nb\n")
+    (main / "cat_t.txt").write_text("a 1\nb -1\na -1\n")
+    with pytest.raises(DataError, match="line 3: expected one label for an image"):
+        read_splits(tmp_path, ["t"])
+
+
+@pytest.mark.parametrize("name", ["", "tab\t", "x" * 201])
+def test_classes_of_a_devkit(tmp_path: Path, name: str) -> None:
+    main = tmp_path / "ImageSets" / "Main"
+    main.mkdir(parents=True)
+    (main / "t.txt").write_text("a\n")
+    (main / f"{name}_t.txt").write_text("a 1\n")
+    with pytest.raises(DataError, match="names of classes"):
+        read_splits(tmp_path, ["t"])
+
+
+def test_many_images_in_many_classes(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("".join(f"im{i} c{i % 999}\n" for i in range(4000)))
+    (images,) = read_splits(tmp_path, ["t"])
+    assert images.labels is not None
+    assert images.labels.shape == (4000, 999)
+    assert (images.labels == 1).sum() == 4000
+
+
+def test_images_that_are_devices(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "b.jpg")
+    for name in ("a.jpg", "b.jpg"):
+        with pytest.raises(ImageError, match="a device or a pipe"):
+            read_image(tmp_path / name)
+
+
+def test_an_image_that_only_opencv_knows(tmp_path: Path) -> None:
+    """Pillow reads no Radiance: OpenCV itself has to refuse 10 GB of pixels."""
+    path = tmp_path / "a.hdr"
+    path.write_bytes(
+        b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 30000 +X 30000\n" + b"\0" * 99
+    )
+    program = (
+        "import sys, resource, pathlib\n"
+        "from fishing.images.decode import read_image\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))\n"
+        "try: read_image(pathlib.Path(sys.argv[1]))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ImageError not decoded: ")
+    assert "PIXELS" in done.stdout
+
+
+def test_a_source_without_end(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("FISHING_HOME", str(tmp_path))
+    monkeypatch.setattr("fishing.nets.fetch.MAX_BYTES", 10 * MIB)
+    spec = load_net("vgg16")
+    spec = replace(spec, weights=replace(spec.weights, size=None))
+    with pytest.raises(NetError, match="expected 10485760 bytes, found more"):
+        fetch_weights(spec, "/dev/zero")
+    assert not [f for f in tmp_path.rglob("*") if f.is_file() and f.suffix != ".lock"]
