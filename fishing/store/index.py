@@ -16,7 +16,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,9 +84,8 @@ def _limit(seconds: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for kind, most in limits.items():
-        limits_now = [value for value in resource.getrlimit(kind) if value >= 0]
-        most = min([most, *limits_now])
-        resource.setrlimit(kind, (most, most))
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
 
 def read_index(descriptor: int) -> dict[str, Any]:
@@ -105,10 +104,10 @@ def read_index(descriptor: int) -> dict[str, Any]:
     size = os.fstat(descriptor).st_size
     with _opened(f"/dev/fd/{descriptor}") as file:
         _check_version(file)
-        _check_structure(file, size)
         found = _describe(file, size)
         for reason in found["damage"].values():
             raise ValueError(reason)
+        _check_others(file, size, found["outline"])
         return found
 
 
@@ -229,34 +228,37 @@ def _open_part(file: h5py.File, path: str) -> Any:
     return item
 
 
-def _check_structure(file: h5py.File, size: int) -> None:
-    """Check that all that is in a file are plain datasets that lie in it."""
+def _check_others(file: h5py.File, size: int, known: Container[str]) -> None:
+    """Check that all else that is in a file are plain datasets that lie in it."""
     if file.userblock_size:
         raise ValueError("another file before it")
-    for item in _walk(file):
-        for name in item.attrs:
-            _check_attribute(item, name)
+    for name, item in _walk(file):
+        if name in known:
+            continue
+        for attribute in item.attrs:
+            _check_attribute(item, attribute)
         if isinstance(item, h5py.Dataset):
             _place(item, size)
 
 
-def _walk(file: h5py.File) -> Iterator[Any]:
+def _walk(file: h5py.File) -> Iterator[tuple[str, Any]]:
     """Go through groups and datasets, but not where a link leads elsewhere."""
-    waiting, seen = [file], set()
+    waiting, seen = [("/", file)], set()
     while waiting:
-        item = waiting.pop()
+        path, item = waiting.pop()
         place = h5py.h5o.get_info(item.id).addr
         if place in seen:
             raise ValueError(f"one thing under two names, the second {item.name!a}")
         seen.add(place)
-        yield item
+        yield path, item
         if not isinstance(item, h5py.Group):
             continue
         if len(seen) + len(waiting) + len(item.id) > _MAX_OBJECTS:
             raise ValueError(f"more than {_MAX_OBJECTS} groups and datasets")
         for name in list(item.id):
             _check_link(item, name)
-            waiting.append(item[name])
+            below = name.decode("utf-8", "surrogateescape")
+            waiting.append((f"{path}/{below}".lstrip("/"), item[name]))
 
 
 def _check_link(group: h5py.Group, name: bytes) -> None:
