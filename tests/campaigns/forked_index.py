@@ -68,7 +68,7 @@ class ForkedIndex:
 
 
 def use_forks(seconds: int) -> None:
-    """Let all features files be indexed by forks from now on, within so many seconds."""
+    """Let forks index all features files from now on, each within so many seconds."""
     index_process.CPU_SECONDS = seconds
     index_process.start = ForkedIndex
 

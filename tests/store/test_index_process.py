@@ -9,19 +9,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fishing.store.reader_process import Shared, _Server
 
 from conftest import ROOT, make_split, write_file
 from fishing.errors import StoreError
 from fishing.store import FeaturesFile, Split, describe, load, verify
 from fishing.store import reader as module
 from fishing.store import reader_process as reader_worker
-from fishing.store.reader_process import Shared, _Server
 
 
 @pytest.fixture
@@ -302,75 +301,6 @@ def test_an_interrupt_leaves_no_answer_behind(
                 describe(path)
         assert module._spare is None
         np.testing.assert_array_equal(rows[:], split.blobs["forward/x7"])
-
-
-KEYS = [
-    slice(None), slice(3, 4), slice(-5, None), slice(250, 530), slice(9, 2), slice(700),
-    slice(None, None, 7), slice(None, None, -1), 0, -1, 300, np.int64(5), ...,
-    [5, 6, 7, 2, 2, 599, -1], [], np.arange(600) % 3 == 0, (), (slice(2, 9), 3),
-    (slice(None), slice(2, 5)), (slice(255, 257), slice(None, None, 2)), (4, 3),
-    (4, slice(None)), ([1, 2, 300], slice(1, 4)), (slice(None), [4, 0]), (..., 2),
-    (slice(None), slice(3, 3)), (slice(5, 5), slice(None)), None, (None, 3),
-    (slice(0, 2), ..., 1), ([1, 2], [3, 4]), ([0, 400, 1], [[2], [3]]), [[3, 4], [0]*2],
-    (np.arange(600) % 2 == 0, 2), ([500, 2, 300, 2, 1], slice(1, 3)), True,
-    np.arange(3600).reshape(600, 6) % 7 == 0,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("key", KEYS, ids=str)
-def test_rows_are_sliced_as_arrays_are(
-    tmp_path: Path, split: Split, key, monkeypatch
-) -> None:
-    monkeypatch.setattr(module, "_spare", None)  # one that has read nothing yet
-    with FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file:
-        found = file["test"].blobs["forward/x7"][key]
-    expected = split.blobs["forward/x7"][key]
-    assert type(found) is type(expected)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, expected)
-    assert found.shape == expected.shape
-
-
-def test_rows_one_by_one(tmp_path: Path, split: Split) -> None:
-    with FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file:
-        found = list(file["test"].blobs["forward/x7"])
-    np.testing.assert_array_equal(found, split.blobs["forward/x7"])
-
-
-def test_wide_rows_are_read_a_few_at_a_time(
-    tmp_path: Path, split: Split, monkeypatch
-) -> None:
-    monkeypatch.setattr(module, "_spare", None)
-    monkeypatch.setattr(module, "_BLOCK_VALUES", 50)
-    with FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file:
-        found = file["test"].blobs["forward/x7"][3:100]
-        size = os.fstat(file._reader._process.shared._descriptor).st_size
-    np.testing.assert_array_equal(found, split.blobs["forward/x7"][3:100])
-    assert size <= 50 * 4
-
-
-@pytest.mark.parametrize(
-    "key",
-    [600, (0, 999), [600], (0, 0, 0), "a", 1.5, np.ones(5, bool), ([0, 1, 2], [3, 4])],
-)
-def test_keys_of_nothing_are_index_errors(tmp_path: Path, split: Split, key) -> None:
-    with (
-        FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file,
-        pytest.raises(IndexError),
-    ):
-        file["test"].blobs["forward/x7"][key]
-
-
-def test_threads_share_a_file(tmp_path: Path, split: Split) -> None:
-    places = np.random.default_rng(0).integers(0, 500, 300)
-    with (
-        FeaturesFile(write_file(tmp_path / "f.h5", test=split)) as file,
-        ThreadPoolExecutor(8) as pool,
-    ):
-        rows = file["test"].blobs["forward/x7"]
-        found = list(pool.map(lambda i: rows[i : i + 50], places))
-    for i, values in zip(places, found, strict=True):
-        np.testing.assert_array_equal(values, split.blobs["forward/x7"][i : i + 50])
 
 
 def test_no_room_for_a_process_is_an_error(tmp_path: Path, rng, monkeypatch) -> None:
