@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class FeaturesFile:
         self.path = path
         self._file = _open(path)
         index = ask("read_index", self._file)
-        try:
+        with _refusal(path):
             attributes = index["outline"]["/"]["attributes"]
             self.settings = {
                 key: json.loads(value) if key in JSON_ATTRIBUTES else value
@@ -93,11 +94,6 @@ class FeaturesFile:
                 for name in names
             }
             check_blobs(self.splits)
-        except (*BAD_INDEX, OSError, MemoryError) as error:
-            raise StoreError(
-                f"{path}: expected a whole features file, found {one_line(error)}; "
-                "extract it anew with --overwrite"
-            ) from None
 
     def __enter__(self) -> FeaturesFile:
         return self
@@ -176,7 +172,8 @@ def verify(path: Path, progress: Progress = silent) -> None:
     StoreError
         If the file is missing or damaged; it names the damaged datasets.
     """
-    damage = find_damage(_open(path), progress)
+    with _refusal(path):
+        damage = find_damage(_open(path), progress)
     if damage:
         found = "; ".join(f"{name}: {reason}" for name, reason in damage.items())
         raise StoreError(
@@ -199,6 +196,18 @@ def _open(path: Path) -> OpenFile:
         raise StoreError(
             printable(f"expected a features file at '{path}', found: {one_line(error)}")
             + "; name one that is there and can be read"
+        ) from None
+
+
+@contextmanager
+def _refusal(path: Path) -> Iterator[None]:
+    """Turn what comes of an index or of values that cannot be into a StoreError."""
+    try:
+        yield
+    except (*BAD_INDEX, OSError, MemoryError) as error:
+        raise StoreError(
+            f"{path}: expected a whole features file, found {one_line(error)}; extract "
+            "it anew with --overwrite"
         ) from None
 
 

@@ -76,23 +76,26 @@ class Output:
         """Do nothing: nothing waits here."""
 
 
-class EndlessInput(RawIOBase):
-    """An open file for HDF5 to read, with a filler behind its end.
+class Input(RawIOBase):
+    """An open file for HDF5 to read, which needs no name and may have lost its tail.
 
-    HDF5 refuses a file that was cut as a whole. In this one it finds what is left, and
-    the checksums tell what is not: the filler is nothing that a file would end in.
+    HDF5 refuses a file that is shorter than it was. With the end far away it finds what
+    is left, and the checksums tell what is not: behind the real end stands a filler,
+    which is nothing that a file would hold.
 
     Parameters
     ----------
     descriptor : int
+    size : int
+        Where the file ends, or seems to.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor, self._place = descriptor, 0
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor, self._size, self._place = descriptor, size, 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place; the end is far away."""
-        self._place = 2**62 if whence == os.SEEK_END else offset
+        """Go to a place; HDF5 asks for the end in this way."""
+        self._place = self._size if whence == os.SEEK_END else offset
         return self._place
 
     def tell(self) -> int:

@@ -28,12 +28,13 @@ from fishing.files import write_all
 from fishing.images.image_list import MAX_CLASSES
 from fishing.store.checks import check_names
 from fishing.store.format import DATASETS, FORMAT, FORMAT_VERSION
-from fishing.store.hdf5_streams import EndlessInput
+from fishing.store.hdf5_streams import Input
 from fishing.store.places import check_form, check_place, n_chunks
 from fishing.store.values import SHUFFLE
 
 #: Bytes that the process may take.
 MEMORY = 2**32
+_FAR_AWAY = 2**62
 _MAX_OBJECTS = 10_000
 _MAX_ATTRIBUTE = 2**20  # bytes
 #: What h5py raises over damage.
@@ -94,7 +95,7 @@ def read_index(descriptor: int) -> dict[str, Any]:
     Parameters
     ----------
     descriptor : int
-        The open file. It is opened once more, by HDF5.
+        The open file.
 
     Raises
     ------
@@ -102,7 +103,7 @@ def read_index(descriptor: int) -> dict[str, Any]:
         If it is no features file of this format, or not whole.
     """
     size = os.fstat(descriptor).st_size
-    with _opened(f"/dev/fd/{descriptor}") as file:
+    with _opened(Input(descriptor, size)) as file:
         _check_version(file)
         found = _describe(file, size)
         for reason in found["damage"].values():
@@ -124,7 +125,7 @@ def survey(descriptor: int) -> dict[str, Any]:
         If it cannot even be opened, or is of another format.
     """
     size = os.fstat(descriptor).st_size
-    with _opened(EndlessInput(descriptor)) as file:
+    with _opened(Input(descriptor, _FAR_AWAY)) as file:
         _check_version(file)
         return _describe(file, size)
 
@@ -149,7 +150,7 @@ def part_names(splits: list[str]) -> list[str]:
 
 
 @contextmanager
-def _opened(source: Any) -> Iterator[h5py.File]:
+def _opened(source: Input) -> Iterator[h5py.File]:
     """Open a file, and turn what h5py says of it into a StoreError."""
     try:
         file = h5py.File(source, "r")

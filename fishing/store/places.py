@@ -71,6 +71,8 @@ def check_place(
     check_form(name, form)
     shape, item_bytes = form["shape"], np.dtype(form["dtype"]).itemsize
     if "offset" not in place:
+        if place["filters"] not in _PIPELINES:
+            raise ValueError(f"values behind filters {place['filters']} in {name}")
         if not _is_whole(shape, item_bytes, place, file_size):
             raise ValueError(f"no values, or such that lie elsewhere, in {name}")
         return
@@ -111,8 +113,7 @@ def _is_whole(
     chunks, filters, table = (place[key] for key in ("chunks", "filters", "table"))
     n_axes = len(shape)
     if (
-        filters not in _PIPELINES
-        or not _are_sizes(chunks, n_axes, n_axes)
+        not _are_sizes(chunks, n_axes, n_axes)
         or not 0 < math.prod(chunks) * item_bytes <= MAX_CHUNK
     ):
         return False
