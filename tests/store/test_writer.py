@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 from collections.abc import Callable
@@ -66,6 +67,38 @@ def test_rows_stand_beside_their_ids(tmp_path: Path) -> None:
         for k, blob in enumerate(BLOBS):
             assert split.blobs[blob][:, 0].tolist() == [100 * k + i for i in range(7)]
     assert not (tmp_path / "f.h5.partial").exists()
+
+
+def test_rows_are_on_the_disk_before_the_line_that_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut the journal must not count rows that are gone."""
+    path = tmp_path / "f.h5"
+    folder = tmp_path / "f.h5.partial"
+    on_disk = {"test.rows": 0, "test.journal": 0}
+    synced: list[tuple[str, int, int]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        for name in on_disk:
+            if os.path.samestat(os.fstat(descriptor), (folder / name).stat()):
+                # No line may be written, let alone be safe, while rows are not.
+                lines = (folder / "test.journal").read_bytes().splitlines()
+                n_counted = json.loads(lines[-1]).get("rows", 0) if lines else 0
+                on_disk[name] = (folder / name).stat().st_size
+                synced.append((name, on_disk["test.rows"], n_counted))
+
+    with FeaturesWriter(path, SETTINGS) as writer:
+        writer.open_split(_list("test"), WIDTHS)
+        monkeypatch.setattr(os, "fsync", fsync)
+        _append(writer, "test")
+        monkeypatch.undo()
+    row_bytes = 4 * sum(WIDTHS.values())
+    assert [name for name, *_ in synced].count("test.journal") == len(BATCHES)
+    for name, n_bytes, n_counted in synced:
+        assert n_bytes >= n_counted * row_bytes, (name, synced)
+    assert synced[-1] == ("test.journal", 7 * row_bytes, 7)
 
 
 @pytest.mark.parametrize("n_batches", range(len(BATCHES) + 1))
