@@ -11,53 +11,49 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from contextlib import suppress
 
 from fishing.store import index, index_process
 
 
-class _Forks:
-    """A process that forks one indexing process after another."""
+class Forks:
+    """A process that forks one indexing process after another.
 
-    def __init__(self) -> None:
-        self.owner = os.getpid()
+    Parameters
+    ----------
+    seconds : int
+        Of the processor's time that a fork may take, and one more.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
         self._socket, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         with theirs:
-            number = theirs.fileno()
-            index_process.subprocess.Popen(
-                [sys.executable, __file__, str(number)], pass_fds=[number]
+            number = str(theirs.fileno())
+            subprocess.Popen(
+                [sys.executable, __file__, number], pass_fds=[theirs.fileno()]
             )
 
-    def start(self, task: str, descriptor: int, pipe: int) -> int:
-        """Start a fork, and give its process id."""
-        seconds = index_process.CPU_SECONDS
-        message = json.dumps([task, seconds]).encode()
+    def start(self, task: str, descriptor: int, pipe: int) -> Fork:
+        """Start a fork; stands in for `fishing.store.index_process.start`."""
+        message = json.dumps([task, self._seconds]).encode()
         socket.send_fds(self._socket, [message], [descriptor, pipe])
-        return int(self._socket.recv(100))
-
-    def wait(self) -> int:
-        """Wait until the fork ends, and give its exit code."""
-        return int(self._socket.recv(100))
+        return Fork(int(self._socket.recv(100)), self._socket)
 
 
-_forks: _Forks | None = None
+class Fork:
+    """A fork that answers, as `subprocess.Popen` shows it."""
 
-
-class ForkedIndex:
-    """A fork that answers; stands in for `fishing.store.index_process.start`."""
-
-    def __init__(self, task: str, descriptor: int, pipe: int) -> None:
-        global _forks
-        if _forks is None or _forks.owner != os.getpid():
-            _forks = _Forks()
-        self._forks, self._code = _forks, None
-        self._child = _forks.start(task, descriptor, pipe)
+    def __init__(self, child: int, forks: socket.socket) -> None:
+        self._child, self._socket = child, forks
+        self._code: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it ends, and give its exit code."""
         if self._code is None:
-            self._code = self._forks.wait()
+            self._code = int(self._socket.recv(100))
         return self._code
 
     def kill(self) -> None:
@@ -67,10 +63,9 @@ class ForkedIndex:
                 os.kill(self._child, signal.SIGKILL)
 
 
-def use_forks(seconds: int) -> None:
+def use_forks(seconds: int = 0) -> None:
     """Let forks index all features files from now on, each within so many seconds."""
-    index_process.CPU_SECONDS = seconds
-    index_process.start = ForkedIndex
+    index_process.start = Forks(seconds).start
 
 
 def serve(number: int) -> None:

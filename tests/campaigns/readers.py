@@ -326,7 +326,7 @@ class Features(Reader):
     name = "features"
 
     def prepare(self, folder: Path) -> None:
-        use_forks(seconds=0)
+        use_forks()
 
     def make_seeds(self) -> list[bytes]:
         rng = np.random.default_rng(1)
