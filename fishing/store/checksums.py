@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from fishing.errors import one_line
 from fishing.progress import Progress
 from fishing.store.format import SHA256
-from fishing.store.index_process import ask
 from fishing.store.places import BAD_INDEX, open_values
 from fishing.store.rows import row_blocks
 from fishing.store.values import OpenFile
@@ -56,12 +55,16 @@ def outline_sha256(outline: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def find_damage(file: OpenFile, progress: Progress) -> dict[str, str]:
+def find_damage(
+    file: OpenFile, index: Mapping[str, Any], progress: Progress
+) -> dict[str, str]:
     """Recompute all checksums of a features file, in the memory of a few rows.
 
     Parameters
     ----------
     file : OpenFile
+    index : mapping
+        Where its values lie, as `fishing.store.index` says.
     progress : Progress
         Counts bytes of values.
 
@@ -73,13 +76,12 @@ def find_damage(file: OpenFile, progress: Progress) -> dict[str, str]:
 
     Raises
     ------
-    StoreError
-        If HDF5 cannot even open what is left of the file.
+    BAD_INDEX
+        If the index is none.
     """
-    found = ask("survey", file)
-    damage: dict[str, str] = dict(found["damage"])
-    outline, values = found["outline"], {}
-    for name, place in found["places"].items():
+    damage: dict[str, str] = dict(index["damage"])
+    outline, values = index["outline"], {}
+    for name, place in index["places"].items():
         try:
             values[name] = open_values(file, name, outline[name], place)
         except BAD_INDEX as error:

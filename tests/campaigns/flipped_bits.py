@@ -24,7 +24,8 @@ import numpy as np
 from fishing.errors import StoreError
 from fishing.store import FeaturesFile, storage_settings, verify, write_features
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 from conftest import SETTINGS, make_split
 from forked_index import use_forks
 
