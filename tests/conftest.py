@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from fishing.errors import StoreError
 from fishing.nets import BLOBS
-from fishing.store import Split, write_features
+from fishing.store import Split, index, index_process, write_features
+from fishing.store.values import OpenFile
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +26,27 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.fail(f"this test needs the shared test data in {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _index_in_process(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spare tests the start of a process for each features file that they open.
+
+    The tests of the store and of its reliability are about that process.
+    """
+
+    def run(task: str, file: OpenFile) -> tuple[bytes, int]:
+        assert file.descriptor is not None
+        try:
+            answer = getattr(index, task)(file.descriptor.number)
+        except StoreError as error:
+            answer = {"refusal": str(error)}
+        return json.dumps(answer).encode(), 0
+
+    if not {"store", "reliability"} & set(request.path.parts):
+        monkeypatch.setattr(index_process, "run", run)
 
 
 class MarkerNet:

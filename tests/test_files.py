@@ -1,72 +1,13 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from fishing import files as disk
-from fishing.errors import StoreError
-from fishing.files import name_whole_file, write_whole
-from fishing.store.hdf5_streams import EndlessInput, Output
-
-
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """Let the system refuse to make any file longer than 4,000 bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def _write_hdf5(target: Output, n: int) -> None:
-    with h5py.File(target, "w") as file:
-        for i in range(3):
-            file[f"group{i}/values"] = np.arange(n)
-
-
-@pytest.mark.usefixtures("small_disk")
-def test_hdf5_never_learns_that_the_disk_is_full(tmp_path: Path) -> None:
-    out = Output(tmp_path / "f.h5")
-    _write_hdf5(out, 1000)
-    with pytest.raises(OSError, match="File too large"):
-        out.__exit__()
-
-
-def test_an_interrupt_does_not_pass_through_hdf5(tmp_path: Path, monkeypatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    out = Output(tmp_path / "f.h5")
-    monkeypatch.setattr(disk, "write_all", interrupt)
-    _write_hdf5(out, 1000)
-    with pytest.raises(KeyboardInterrupt):
-        out.__exit__()
-
-
-def test_what_comes_out_is_what_hdf5_writes_itself(tmp_path: Path) -> None:
-    with Output(tmp_path / "a.h5") as out:
-        _write_hdf5(out, 1000)
-    with h5py.File(tmp_path / "a.h5") as file:
-        assert file["group2/values"][:].tolist() == list(range(1000))
-
-
-def test_behind_the_end_there_is_a_filler(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"12345")
-    with EndlessInput(tmp_path / "f") as source:
-        assert source.seek(0, os.SEEK_END) > 2**60
-        source.seek(3)
-        assert source.read(4) == b"45\xa5\xa5"
-        source.seek(2**40)
-        assert source.read(2) == b"\xa5\xa5"
+from fishing.files import name_whole_file, whole_file, write_whole
 
 
 def test_short_writes_are_taken_up(tmp_path: Path) -> None:
@@ -105,10 +46,69 @@ def test_names_are_given_to_what_is_on_the_disk(tmp_path: Path, monkeypatch) -> 
 
 def test_a_lock_tells_who_holds_it(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("process 1 on a machine that is long gone\n")
+    holders = []
+
+    def refuse(holder: str) -> None:
+        holders.append(holder)
+        raise InterruptedError
+
     with (
-        disk.lock(tmp_path / "lock"),
-        pytest.raises(StoreError, match=f"process {os.getpid()} on "),
+        disk.lock(tmp_path / "lock", refuse),
+        pytest.raises(InterruptedError),
     ):
-        disk.lock(tmp_path / "lock")
-    with disk.lock(tmp_path / "lock"):
+        disk.lock(tmp_path / "lock", refuse)
+    assert holders == [f"process {os.getpid()} on {os.uname().nodename}"]
+    with disk.lock(tmp_path / "lock", refuse):
         pass
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    first = disk.lock(tmp_path / "lock", print)
+    waited: list[str] = []
+
+    def release(holder: str) -> None:
+        waited.append(holder)
+        (tmp_path / "lock").unlink()  # as a holder does that is through
+        first.close()
+
+    with disk.lock(tmp_path / "lock", release) as second:
+        assert len(waited) == 1
+        assert os.path.samestat(os.fstat(second.fileno()), (tmp_path / "lock").stat())
+
+
+def test_a_lock_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("thesis")
+    (tmp_path / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic links"):
+        disk.lock(tmp_path / "lock", print)
+    assert (tmp_path / "mine").read_text() == "thesis"
+
+
+def test_a_whole_file_replaces_what_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+
+    def tear() -> None:
+        with whole_file(tmp_path / "link") as unfinished:
+            unfinished.write_text("half")
+            assert disk.is_unfinished(unfinished.name)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        tear()
+    assert (tmp_path / "real").read_text() == "old"
+    with whole_file(tmp_path / "link") as unfinished:
+        unfinished.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_no_more_is_read_than_expected(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"12345")
+    assert disk.read_at_most(tmp_path / "f", 5) == b"12345"
+    with pytest.raises(ValueError, match="more than 4 bytes"):
+        disk.read_at_most(tmp_path / "f", 4)
+    for other in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(ValueError, match="a folder, a device or a pipe"):
+            disk.read_at_most(other, 4)

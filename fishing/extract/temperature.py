@@ -79,8 +79,7 @@ def temper(
         todo = {o: tau for o, tau in outputs.items() if not _is_there(o, tau, file)}
         if todo:
             spec = recorded_net(file.settings, file.path, spec)
-            if file.format_version > 1:  # damage must not get new checksums
-                verify(path, progress)
+            verify(path, progress)  # damage must not get new checksums
             widths = {
                 name: rows.shape[1]
                 for split in file.splits.values()

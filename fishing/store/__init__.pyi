@@ -2,10 +2,12 @@ from .features_file import FeaturesFile as FeaturesFile
 from .features_file import describe as describe
 from .features_file import load as load
 from .features_file import verify as verify
+from .rows import BLOCK_ROWS as BLOCK_ROWS
 from .rows import Rows as Rows
+from .rows import row_blocks as row_blocks
 from .settings import ExtractionSettings as ExtractionSettings
 from .settings import storage_settings as storage_settings
 from .settings import with_storage as with_storage
-from .write import Split as Split
+from .split import Split as Split
 from .write import write_features as write_features
 from .writer import FeaturesWriter as FeaturesWriter

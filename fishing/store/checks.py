@@ -1,67 +1,25 @@
-"""Whether a features file can be what it says: checks on reading, each a ValueError.
+"""Checks of what a features file says of its settings and splits, each a ValueError.
 
-A file may come from anywhere. What is checked here is that all of it lies in the file
-itself, takes no more memory than the file has bytes, and has the types and names that
-docs/format.md tells of.
+A file may come from anywhere; docs/format.md says what may be in it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import h5py
 import numpy as np
 
 from fishing.images import check_class_names, is_split_name
-from fishing.images.image_list import MAX_CLASSES
-from fishing.store.chunks import check_chunks
+from fishing.store.format import SAME_WIDTH
+from fishing.store.split import Split
 
-MAX_OBJECTS = 10_000
-MAX_ROWS = 2**24
-MAX_WIDTH = 2**20
-_MAX_ATTRIBUTE = 2**20  # bytes
 _MAX_DEPTH = 10
-_KINDS = {"f2", "f4", "i1", "i8"}
-# The output of an inner product, and what the layers above make of it value by value.
-_SAME_WIDTH = (
-    ("forward/x6", "backward/y6"),
-    ("forward/x7", "backward/y7"),
-    ("forward/y8", "backward/y8"),
-    ("forward/y8", "forward/x8"),
-)
-
-
-def check_structure(file: h5py.File) -> None:
-    """Hold all that is in a file to be plain datasets that lie in it."""
-    size = file.id.get_filesize()
-    for item in _walk(file):
-        for name in item.attrs:
-            _check_attribute(item, name)
-        if isinstance(item, h5py.Dataset):
-            check_dataset(item, size)
-
-
-def open_part(file: h5py.File, path: str) -> Any:
-    """Open a group or dataset by its path, or nothing where there is none.
-
-    Links that lead elsewhere are not followed.
-    """
-    item = file
-    for name in path.strip("/").split("/"):
-        if name:
-            if not isinstance(item, h5py.Group):
-                raise ValueError(f"no group at {item.name}")
-            if not item.id.links.exists(name.encode()):
-                return None
-            _check_link(item, name.encode())
-            item = item[name]
-    return item
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Hold the attributes of a file to be texts, numbers and one mapping."""
+    """Check that the attributes of a file are texts, finite numbers and mappings."""
     for key, value in settings.items():
         if key == "preprocess" or isinstance(value, dict):
             fits = isinstance(value, dict) and _is_shallow(value)
@@ -87,7 +45,7 @@ def _is_shallow(value: Any) -> bool:
 
 
 def check_names(names: Any) -> list[str]:
-    """Hold the names of splits to be such, each there once."""
+    """Check that a list holds names of splits, each once."""
     if not (
         isinstance(names, list)
         and all(isinstance(name, str) and is_split_name(name) for name in names)
@@ -97,8 +55,9 @@ def check_names(names: Any) -> list[str]:
     return names
 
 
-def check_split(name: str, split: Any) -> None:
-    """Hold what a `fishing.store.Split` says in words and numbers to be possible."""
+def check_split(name: str, split: Split) -> None:
+    """Check that the parts of a split fit together."""
+    _check_shapes(name, split)
     ids = (*split.image_id, *split.failed_id)
     if len(set(ids)) < len(ids):
         raise ValueError(f"an id that occurs twice in {name}")
@@ -111,67 +70,50 @@ def check_split(name: str, split: Any) -> None:
             labels.dtype == np.int8 and np.isin(labels, (-1, 0, 1)).all()
         ):
             raise ValueError(f"labels other than -1, 0 and 1 in {name}")
-    for one, other in _SAME_WIDTH:
-        widths = split.blobs[one].shape[1], split.blobs[other].shape[1]
-        if widths[0] != widths[1]:
-            raise ValueError(f"{one} and {other} of {widths} values in {name}")
+    n = len(ids)
+    if sorted(set(split.failed_index) & set(range(n))) != list(split.failed_index):
+        raise ValueError(f"other places than those of {n} images in {name}/failed")
 
 
-def _walk(file: h5py.File) -> Iterator[Any]:
-    """Go through groups and datasets, but not where a link leads elsewhere."""
-    waiting, seen = [file], set()
-    while waiting:
-        item = waiting.pop()
-        place = h5py.h5o.get_info(item.id).addr
-        if place in seen:
-            raise ValueError(f"one thing under two names, the second {item.name!a}")
-        seen.add(place)
-        yield item
-        if not isinstance(item, h5py.Group):
-            continue
-        if len(seen) + len(waiting) + len(item.id) > MAX_OBJECTS:
-            raise ValueError(f"more than {MAX_OBJECTS} groups and datasets")
-        for name in list(item.id):
-            _check_link(item, name)
-            waiting.append(item[name])
+def _check_shapes(name: str, split: Split) -> None:
+    n, m, n_classes = len(split), len(split.failed_id), len(split.classes)
+    found: dict[str, tuple[int, ...]] = {
+        "failed/reason": (len(split.failed_reason),),
+        "failed/index": split.failed_index.shape,
+    }
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(found, (m,))
+    if split.labels is not None and split.failed_labels is not None:
+        found |= {"labels": split.labels.shape}
+        found |= {"failed/labels": split.failed_labels.shape}
+        expected |= {"labels": (n, n_classes), "failed/labels": (m, n_classes)}
+    for blob, rows in split.blobs.items():
+        found[blob] = rows.shape
+        expected[blob] = (n, rows.shape[-1])
+    for part, shape in found.items():
+        if shape != expected[part]:
+            raise ValueError(
+                f"a shape of {shape} in {name}/{part}, where {expected[part]} fits "
+                f"{n} images and {m} failed ones"
+            )
 
 
-def _check_link(group: h5py.Group, name: bytes) -> None:
-    if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-        raise ValueError(f"a link to elsewhere, {group.name}: {name!a}")
-
-
-def _check_attribute(item: Any, name: str) -> None:
-    """Hold an attribute to be a number or a text, or a list of such."""
-    found = h5py.h5a.open(item.id, name.encode())
-    dtype, shape = found.dtype, found.shape
-    is_plain = dtype.kind in "iufS" or h5py.check_string_dtype(dtype) is not None
-    fits = shape == () or (shape and len(shape) == 1 and shape[0] <= MAX_CLASSES)
-    if not is_plain or not fits or found.get_storage_size() > _MAX_ATTRIBUTE:
-        raise ValueError(f"an attribute {name!a} of type {dtype} and shape {shape}")
-
-
-def check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
-    """Hold a dataset to be all there, and of a type and a size that can be."""
-    name, shape, dtype = dataset.name, dataset.shape, dataset.dtype
-    text = h5py.check_string_dtype(dtype)
-    if dtype.str[1:] not in _KINDS and (text is None or text.length is None):
-        raise ValueError(f"values of type {dtype} in {name}")
-    if not shape or len(shape) > 2 or shape[0] > MAX_ROWS:
-        raise ValueError(f"a shape of {shape} in {name}")
-    if not 1 <= math.prod(shape[1:]) <= MAX_WIDTH:
-        raise ValueError(f"a shape of {shape} in {name}")
-    if dataset.maxshape != shape:
-        raise ValueError(f"a shape that may grow to {dataset.maxshape} in {name}")
-    plist = dataset.id.get_create_plist()
-    layout, n_bytes = plist.get_layout(), math.prod(shape) * dtype.itemsize
-    if layout == h5py.h5d.CHUNKED:
-        check_chunks(dataset, file_size)
-    elif layout == h5py.h5d.CONTIGUOUS and n_bytes:
-        offset = dataset.id.get_offset()
-        if plist.get_external_count() or offset is None:
-            raise ValueError(f"no values, or such that lie elsewhere, in {name}")
-        if offset + n_bytes > file_size:
-            raise ValueError(f"values beyond the end of the file in {name}")
-    elif layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT):
-        raise ValueError(f"no values, or such that lie elsewhere, in {name}")
+def check_blobs(splits: Mapping[str, Split]) -> None:
+    """Check that all splits have the same blobs, of widths that fit together."""
+    found = [
+        {blob: rows.shape[1] for blob, rows in split.blobs.items()}
+        for split in splits.values()
+    ]
+    for blob in {blob: None for widths in found for blob in widths}:
+        if not all(blob in widths for widths in found):
+            raise ValueError(f"splits with and without {blob}")
+        different = sorted({widths[blob] for widths in found})
+        if len(different) > 1:
+            raise ValueError(f"splits with {blob} of {different} values an image")
+    for widths in found[:1]:
+        if not widths:
+            raise ValueError("no blobs")
+        for one, other in SAME_WIDTH:
+            if one in widths and other in widths and widths[one] != widths[other]:
+                raise ValueError(
+                    f"{one} and {other} of {widths[one]} and {widths[other]} values"
+                )

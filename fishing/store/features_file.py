@@ -1,36 +1,47 @@
-"""The store: features files, opened by name, described and verified.
+"""Features files: opened by name, described and verified.
 
-In goes the path of a ``features.h5``, out come its splits, whose blobs are read when
-they are sliced: by another process, since the file may come from anywhere.
+A `FeaturesFile` shows the splits of a ``features.h5``. Their blobs are read when they
+are sliced.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fishing.errors import StoreError
-from fishing.errors import one_line as one_line
+import numpy as np
+from numpy.typing import NDArray
+
+from fishing.errors import StoreError, one_line, printable
 from fishing.progress import Progress, silent
-from fishing.store.reader import Reader, find_damage
-from fishing.store.rows import Rows as Rows
-from fishing.store.write import FORMAT_VERSION as FORMAT_VERSION
-from fishing.store.write import Split as Split
-from fishing.store.write import write_features as write_features
+from fishing.store.checks import check_blobs, check_names, check_settings, check_split
+from fishing.store.checksums import find_damage
+from fishing.store.format import BLOBS, JSON_ATTRIBUTES, SHA256
+from fishing.store.index_process import ask
+from fishing.store.places import BAD_INDEX, open_values
+from fishing.store.rows import Rows, StoredRows
+from fishing.store.split import Split
+from fishing.store.values import OpenFile, PlainValues
+
+_MAX_ARRAY = 2**28  # bytes of an array that is read at once, if its file has fewer
+_NOT_SETTINGS = {"format", "format_version", "splits", SHA256}
 
 
 def load(path: str | os.PathLike[str]) -> FeaturesFile:
     """Open a features file.
 
-    Its splits are had by name. Their ids and labels are in memory, their blobs are read
-    when they are sliced; the file stays open as long as one of them is used.
+    Ids and labels of its splits are read at once, blobs when they are sliced. The file
+    stays open as long as one of its splits is used.
 
     Parameters
     ----------
     path : str or path
-        As `fishing extract` made it.
+        A file that `fishing extract` made.
 
     Returns
     -------
@@ -58,8 +69,6 @@ class FeaturesFile:
         How the file was made: net, temperature, preprocessing and the like.
     splits : dict of str to Split
         In the order in which they were extracted.
-    format_version : int
-        Files of version 1 have no checksums.
 
     Raises
     ------
@@ -69,21 +78,14 @@ class FeaturesFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.exists() and not path.is_file():
-            raise StoreError(
-                f"expected a features file at '{path}', found a folder, a device or a "
-                "pipe"
-            )
-        self._reader = Reader(path)
-        self.settings = self._reader.settings
-        self.format_version = self._reader.format_version
-        self.splits = self._reader.splits()
+        self._file = _open(path)
+        self.settings, self.splits = _read(self._file, ask("read_index", self._file))
 
     def __enter__(self) -> FeaturesFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.close()
+        self._file.close()
 
     def __getitem__(self, name: str) -> Split:
         return self.split(name)
@@ -99,7 +101,13 @@ class FeaturesFile:
         return f"<FeaturesFile '{self.path}': {self.settings.get('net')}, {splits}>"
 
     def split(self, name: str) -> Split:
-        """Get a split by name; a StoreError says which there are."""
+        """Get a split by name.
+
+        Raises
+        ------
+        StoreError
+            If there is no such split; it says which there are.
+        """
         if name not in self.splits:
             raise StoreError(
                 f"{self.path}: expected a split '{name}', found "
@@ -137,7 +145,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path, progress: Progress = silent) -> None:
-    """Find out whether a features file is as it was written, to the last bit.
+    """Check that a features file is as it was written, to the last bit.
 
     Parameters
     ----------
@@ -148,20 +156,137 @@ def verify(path: Path, progress: Progress = silent) -> None:
     Raises
     ------
     StoreError
-        If the file is missing, damaged (it names the datasets), or has no checksums.
+        If the file is missing or damaged; it names the damaged datasets.
     """
-    damage = find_damage(
-        path, lambda done, total: progress(path.name, done, total, "B")
-    )
+    file, refusal = _open(path), None
+    try:
+        index = ask("read_index", file)
+        _read(file, index)
+    except StoreError as error:
+        refusal, index = error, ask("survey", file)
+    with _refusal(path):
+        damage = find_damage(file, index, progress)
     if damage:
         found = "; ".join(f"{name}: {reason}" for name, reason in damage.items())
         raise StoreError(
             f"{path}: expected what was written, found damage in {found}; take a copy "
             "of the file, or extract anew with --overwrite"
         )
-    with FeaturesFile(path) as whole:
-        if whole.format_version == 1:
-            raise StoreError(
-                f"{path}: expected checksums, found a file of format version 1, which "
-                "has none; extract anew with --overwrite"
+    if refusal is not None:
+        raise refusal
+
+
+def _open(path: Path) -> OpenFile:
+    try:
+        return OpenFile(path)
+    except FileNotFoundError:
+        raise StoreError(
+            f"expected a features file at '{path}', found none; `fishing extract` "
+            "makes one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            printable(f"expected a features file at '{path}', found: {one_line(error)}")
+            + "; name one that is there and can be read"
+        ) from None
+
+
+@contextmanager
+def _refusal(path: Path) -> Iterator[None]:
+    """Turn what comes of an index or of values that cannot be into a StoreError."""
+    try:
+        yield
+    except (*BAD_INDEX, OSError, MemoryError) as error:
+        raise StoreError(
+            f"{path}: expected a whole features file, found {one_line(error)}; extract "
+            "it anew with --overwrite"
+        ) from None
+
+
+def _read(
+    file: OpenFile, index: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Split]]:
+    """Read the settings and splits of a file, but for the blobs."""
+    with _refusal(file.path):
+        attributes = index["outline"]["/"]["attributes"]
+        settings = {
+            key: json.loads(value) if key in JSON_ATTRIBUTES else value
+            for key, value in attributes.items()
+            if key not in _NOT_SETTINGS
+        }
+        check_settings(settings)
+        names = check_names(json.loads(attributes["splits"]))
+        splits = {name: _read_split(_Parts(file, index, name), name) for name in names}
+        check_blobs(splits)
+        return settings, splits
+
+
+class _Parts:
+    """The datasets of one split, opened by the index of the file."""
+
+    def __init__(self, file: OpenFile, index: Mapping[str, Any], split: str) -> None:
+        self._file, self._split = file, split
+        self._outline, self._places = index["outline"], index["places"]
+
+    def __contains__(self, name: str) -> bool:
+        return f"{self._split}/{name}" in self._outline
+
+    def attributes(self, name: str = "") -> dict[str, Any]:
+        """Get the attributes of a dataset, or of the split itself."""
+        path = f"{self._split}/{name}" if name else self._split
+        found: dict[str, Any] = self._outline[path]["attributes"]
+        return found
+
+    def values(self, name: str) -> PlainValues:
+        """Open a dataset."""
+        path = f"{self._split}/{name}"
+        if path not in self._outline:
+            raise ValueError(f"no {name} in {self._split}")
+        return open_values(self._file, path, self._outline[path], self._places[path])
+
+    def array(self, name: str, kind: str) -> NDArray[Any]:
+        """Read a dataset of one kind of type at once."""
+        values = self.values(name)
+        if values.dtype.kind != kind:
+            raise ValueError(f"values of type {values.dtype} in {self._split}/{name}")
+        # Zeros that zlib packed cost nothing.
+        if values.nbytes > max(self._file.size, _MAX_ARRAY):
+            raise ValueError(f"{values.nbytes} bytes in {self._split}/{name}")
+        return values.read(slice(None))
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Read a dataset of strings."""
+        return tuple(text.decode() for text in self.array(name, "S").tolist())
+
+    def rows(self, name: str) -> Rows:
+        """Open a blob."""
+        values, path = self.values(name), f"/{self._split}/{name}"
+        if values.dtype.kind != "f" or len(values.shape) != 2:
+            raise ValueError(
+                f"values of type {values.dtype} and a shape of {values.shape} in {path}"
             )
+        if values.dtype == np.float32:
+            return StoredRows(path, values)
+        scale = float(self.attributes(name)["scale"])
+        if not 0 < scale < math.inf:
+            raise ValueError(f"a scale of {scale} in {path}")
+        return StoredRows(path, values, scale)
+
+
+def _read_split(parts: _Parts, name: str) -> Split:
+    """Read one split but for its blobs; raise ValueError where parts do not fit."""
+    labelled = "labels" in parts
+    split = Split(
+        image_id=parts.texts("image_id"),
+        labels=parts.array("labels", "i") if labelled else None,
+        classes=tuple(parts.attributes("labels")["classes"]) if labelled else (),
+        blobs={blob: parts.rows(blob) for blob in BLOBS if blob in parts},
+        failed_id=parts.texts("failed/image_id"),
+        failed_reason=parts.texts("failed/reason"),
+        failed_index=parts.array("failed/index", "i"),
+        failed_labels=parts.array("failed/labels", "i") if labelled else None,
+        devkit=str(parts.attributes()["devkit"]),
+        list_sha256=str(parts.attributes()["list_sha256"]),
+    )
+    check_split(f"/{name}", split)
+    return split

@@ -1,8 +1,9 @@
-"""The two file objects that HDF5 writes to and reads from, which bear its faults."""
+"""The file objects through which HDF5 writes, and reads what is left of a file."""
 
 from __future__ import annotations
 
 import os
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -75,44 +76,36 @@ class Output:
         """Do nothing: nothing waits here."""
 
 
-class EndlessInput:
-    """A file for HDF5 to read, with a filler behind its end; a context manager.
+class Input(RawIOBase):
+    """An open file for HDF5 to read, which needs no name and may have lost its tail.
 
-    HDF5 refuses a file that was cut as a whole. In this one it finds what is left, and
-    the checksums tell what is not: the filler is nothing that a file would end in.
+    HDF5 refuses a file that is shorter than it was. With the end far away it finds what
+    is left, and the checksums tell what is not: behind the real end stands a filler,
+    which is nothing that a file would hold.
+
+    Parameters
+    ----------
+    descriptor : int
+    size : int
+        Where the file ends, or seems to.
     """
 
-    _FILLER = b"\xa5"
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._place = 0
-
-    def __enter__(self) -> EndlessInput:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor, self._size, self._place = descriptor, size, 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place; the end is far away."""
-        self._place = 2**62 if whence == os.SEEK_END else self._file.seek(offset)
+        """Go to a place; HDF5 asks for the end in this way."""
+        self._place = self._size if whence == os.SEEK_END else offset
         return self._place
 
     def tell(self) -> int:
         """Say what the current place is."""
         return self._place
 
-    def read(self, size: int) -> bytes:
-        """Read from the current place."""
-        buffer = bytearray(size)
-        self.readinto(buffer)
-        return bytes(buffer)
-
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer from the current place on."""
         rest = memoryview(buffer).cast("B")
-        while n := self._file.readinto(rest):
-            rest = rest[n:]
-        rest[:] = self._FILLER * len(rest)
+        while n := os.preadv(self._descriptor, [rest], self._place):
+            rest, self._place = rest[n:], self._place + n
+        rest[:] = b"\xa5" * len(rest)
         return len(buffer)

@@ -1,19 +1,17 @@
-"""The rows of one split while they are extracted, and a journal that says which count.
+"""The rows of one split while they are extracted, and a journal of which of them count.
 
-In go batches, out comes a `Split`. A crash can tear no more than the batch in flight,
-and what is damaged later does not count.
+A crash can tear no more than the batch in flight, and rows that are damaged later do
+not count.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,9 @@ from numpy.typing import NDArray
 from fishing.errors import StoreError
 from fishing.files import sync_folder, write_durably
 from fishing.images import ImageList
-from fishing.store.features_file import Split
-from fishing.store.rows import Rows
+from fishing.store.rows import Rows, StoredRows
+from fishing.store.split import Split
+from fishing.store.values import OpenFile, PlainValues
 
 _BLOCK = 2**20  # bytes of rows that are read at once
 _REASON = 2**12  # bytes of a line that one failed image takes, at most
@@ -32,7 +31,7 @@ _REASON = 2**12  # bytes of a line that one failed image takes, at most
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a line of the journal tells of, and where the next one begins."""
+    """The rows that a line of the journal counts, and where the next line begins."""
 
     n_done: int
     n_rows: int
@@ -44,9 +43,9 @@ class Journal:
     """The rows of a split in a plain file, and a journal of the batches.
 
     A row holds the blobs of one image one after the other. A line of the journal is
-    written once the rows that it tells of are on the disk; what the last whole line
-    does not know is cut off. A line has the checksum of its rows, and one of itself and
-    all lines before it.
+    written once the rows that it counts are on the disk; what lies behind the rows that
+    the last whole line counts is cut off. A line has the checksum of its rows, and one
+    of itself and all lines before it.
 
     Parameters
     ----------
@@ -104,7 +103,7 @@ class Journal:
         return sorted({file.with_suffix("") for file in files})
 
     def _recover(self) -> None:
-        """Read the journal and cut off what it does not tell of."""
+        """Read the journal, and cut off the rows that it does not count."""
         n_bytes = os.fstat(self._rows.fileno()).st_size
         for line in self._lines():
             entry, chain = _parse(line, self._chain)
@@ -171,7 +170,7 @@ class Journal:
         blobs: Mapping[str, NDArray[np.float32]],
         failed: Mapping[int, str],
     ) -> None:
-        """Write the rows, then the line that makes them count."""
+        """Write the rows of a batch, then the line that makes them count."""
         n_rows, content = self._batches[-1].n_rows, b""
         if blobs:
             parts = [blobs[name].astype("<f4", copy=False) for name in self._widths]
@@ -196,7 +195,7 @@ class Journal:
         self._chain = chain
 
     def check(self) -> Iterator[int]:
-        """Hold the rows to be those that were written, batch by batch.
+        """Check, batch by batch, that the rows are those that were written.
 
         Yields
         ------
@@ -229,15 +228,26 @@ class Journal:
             yield batch.n_done
 
     def read(self) -> Split:
-        """View the rows as a split."""
+        """View the rows as a split, whose blobs are read when they are sliced.
+
+        Raises
+        ------
+        OSError
+            If the disk is lost.
+        """
         images = self._images
         failed = np.array(sorted(self._failed), dtype=np.int64)
         kept = np.delete(np.arange(self.n_done), failed)
+        # Not mapped: a page of a lost disk would end the process, and pages that were
+        # read would count as its memory.
+        file, dtype = OpenFile(Path(self._rows.name)), np.dtype("<f4")
         blobs: dict[str, Rows] = {}
         offset = 0
         for name, width in self._widths.items():
-            shape = (len(kept), width)
-            blobs[name] = _Columns(self._rows, shape, offset, self._row_bytes)
+            values = PlainValues(
+                file, dtype, (len(kept), width), offset, stride=self._row_bytes
+            )
+            blobs[name] = StoredRows(name, values)
             offset += 4 * width
         return Split(
             image_id=tuple(images.image_id[i] for i in kept),
@@ -258,31 +268,6 @@ class Journal:
         self._journal.close()
 
 
-class _Columns:
-    """One blob in a file of rows, read when it is sliced by rows.
-
-    Read rather than mapped: a page of a lost disk would end the process, and those that
-    were read would count as its memory.
-    """
-
-    def __init__(
-        self, file: FileIO, shape: tuple[int, int], offset: int, row_bytes: int
-    ) -> None:
-        self.shape: tuple[int, ...] = shape
-        self.dtype: np.dtype[Any] = np.dtype(np.float32)
-        self._file, self._offset, self._row_bytes = file, offset, row_bytes
-
-    def __getitem__(self, key: slice) -> NDArray[np.float32]:
-        n_rows, width = self.shape
-        places = range(n_rows)[key]
-        values: NDArray[np.float32] = np.empty((len(places), width), "<f4")
-        for place, row in zip(places, values, strict=True):
-            offset = place * self._row_bytes + self._offset
-            if os.preadv(self._file.fileno(), [row], offset) < row.nbytes:
-                raise OSError(errno.EIO, "rows that were written are gone")
-        return values
-
-
 def check_list(expected: str, found: str, split: str) -> None:
     """Refuse to mix rows of different lists of images."""
     if expected != found:
@@ -300,7 +285,7 @@ def _files(stem: Path) -> tuple[Path, Path]:
 
 
 def _parse(line: bytes, before: str) -> tuple[dict[str, Any], str]:
-    """Read a line of a journal and its checksum; nothing where it is damaged."""
+    """Read a line of a journal and its checksum, or nothing if it is damaged."""
     try:
         entry = json.loads(line) if line.endswith(b"\n") else {}
         chain = entry.pop("chain")

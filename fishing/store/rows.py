@@ -1,37 +1,33 @@
-"""How the rows of a blob lie in an HDF5 dataset: their type and their compression.
-
-In goes what can be sliced like an array of float32, out of a dataset comes the same. A
-dataset of float16 carries its ``scale``, a power of two: value = stored * scale.
-"""
+"""Rows of a blob, read from a file when they are sliced like those of an array."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import StoreError
-from fishing.store.checksums import Checksum, reserve_sha256
-from fishing.store.chunks import read_values
-from fishing.store.settings import with_storage
+from fishing.errors import StoreError, one_line
+from fishing.store.values import PlainValues
 
-_FILTERS: dict[str, dict[str, Any]] = {
-    # Shuffling would scatter the zeros of a ReLU, of which LZF makes the most.
-    "lzf": {"compression": "lzf"},
-    # Higher levels cost twice the time for 2 % of the size.
-    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
-}
-# A chunk is this large at most: the kernel reads columns, others read rows.
-_CHUNK = (256, 512)
-# Rows that are written at once: whole chunks, each compressed only once.
-_BLOCK_ROWS = _CHUNK[0]
+#: Rows that are read or computed at once. A chunk of a compressed file has as many.
+BLOCK_ROWS = 256
+
+
+def row_blocks(n: int) -> Iterator[slice]:
+    """Cut n rows into blocks of `BLOCK_ROWS`, of which the last may be smaller.
+
+    Examples
+    --------
+    >>> list(row_blocks(300))
+    [slice(0, 256, None), slice(256, 300, None)]
+    """
+    return (slice(i, min(i + BLOCK_ROWS, n)) for i in range(0, n, BLOCK_ROWS))
 
 
 class Rows(Protocol):
-    """What can be sliced like an array of shape (n, d), be it in a file."""
+    """Anything that can be sliced like an array of shape (n, d)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,128 +44,108 @@ class Rows(Protocol):
         ...
 
 
-def create_rows(
-    group: Any, name: str, shape: tuple[int, ...], settings: Mapping[str, Any]
-) -> Any:
-    """Make the dataset of a blob, without its values.
+class StoredRows:
+    """Rows of float32 that are read from a file when they are sliced, as `Rows`.
 
     Parameters
     ----------
-    group : h5py.Group
     name : str
-        Of the dataset to make.
-    shape : tuple of int
-    settings : mapping
-        Of the file: as `storage_settings` gives them, and others.
-
-    Returns
-    -------
-    h5py.Dataset
+        What the rows are, for errors.
+    values : PlainValues
+        Of float32 or float16, of two axes.
+    scale : float
+        A power of two: value = stored * scale.
     """
-    storage, layout = with_storage(settings), {}
-    # HDF5 has no chunks without values.
-    if storage["compression"] != "none" and math.prod(shape):
-        chunks = tuple(map(min, shape, _CHUNK))
-        layout = {"chunks": chunks, **_FILTERS[storage["compression"]]}
-    dtype = "<f2" if storage["dtype"] == "float16" else "<f4"
-    dataset = group.create_dataset(name, shape=shape, dtype=dtype, **layout)
-    if dataset.dtype == np.float16:
-        dataset.attrs["scale"] = np.float32(1)
-    reserve_sha256(dataset)
-    return dataset
 
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+    ndim = 2
 
-def write_rows(dataset: Any, rows: Any) -> Iterator[int]:
-    """Write values and their checksum, a few rows at a time.
+    def __init__(self, name: str, values: PlainValues, scale: float = 1.0) -> None:
+        self._name, self._values = name, values
+        self._scale = np.float32(scale)
+        self.shape = values.shape
 
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        With room for a checksum; if it is of float16, also for a scale.
-    rows : array_like, shape (n, ...)
-        Sliced by rows; twice, where the type is float16.
+    def __len__(self) -> int:
+        return self.shape[0]
 
-    Yields
-    ------
-    int
-        How many bytes of values were written since the last one.
-    """
-    is_half = dataset.dtype == np.float16
-    blocks = [slice(i, i + _BLOCK_ROWS) for i in range(0, len(dataset), _BLOCK_ROWS)]
-    if is_half:
-        magnitudes = (float(np.abs(rows[block]).max(initial=0)) for block in blocks)
-        scale = _half_scale(max(magnitudes, default=0))
-        dataset.attrs.modify("scale", scale)
-    checksum = Checksum()
-    for block in blocks:
-        values = rows[block] / scale if is_half else rows[block]
-        values = values.astype(dataset.dtype, copy=False)
-        checksum.update(values)
-        dataset[block] = values
-        yield values.nbytes
-    checksum.record(dataset)
+    def __repr__(self) -> str:
+        return f"<float32 rows of {self._name}, shape {self.shape}>"
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read all rows; without this, numpy would make an array of one object."""
+        if copy is False:
+            raise ValueError(
+                "expected to copy rows out of their file, found copy=False"
+            )
+        return self[:].astype(dtype or self.dtype, copy=False)
 
-def open_rows(dataset: Any) -> Rows:
-    """View a dataset as rows of float32, whatever its type.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-
-    Raises
-    ------
-    LookupError, ValueError
-        If it is of float16 and has no scale that can be one.
-    """
-    return _HalfRows(dataset) if dataset.dtype == np.float16 else _Rows(dataset)
-
-
-class _Rows:
-    """A dataset whose damage, where there is any, shows as a StoreError."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-        self.shape: tuple[int, ...] = dataset.shape
-        self.dtype: np.dtype[Any] = dataset.dtype
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for block in row_blocks(len(self)):
+            yield from self[block]
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        keys = key if isinstance(key, tuple) else (key,)
+        row_key, column_key, *more = (*keys, slice(None), slice(None))
+        values: NDArray[np.float32]
+        if len(more) > 2 or not _names_rows(row_key):  # numpy knows what it means
+            values = self._read(slice(None), slice(None))[key]
+            return values
+        columns = slice(None)
+        if isinstance(column_key, slice) and column_key.step in (None, 1):
+            columns, column_key = column_key, columns
+        if isinstance(row_key, slice) and row_key.step in (None, 1):
+            values = self._read(row_key, columns)[:, column_key]
+            return values
+        rows = np.arange(len(self))[row_key]
+        values = self._take(np.ravel(rows), columns)
+        if rows.ndim == 0:
+            values = values[0, column_key]
+        elif isinstance(row_key, slice):
+            values = values[:, column_key]
+        else:
+            values = values[np.arange(len(rows)), column_key]
+        return values
+
+    def _take(self, rows: NDArray[np.intp], columns: slice) -> NDArray[np.float32]:
+        """Read rows in any order, those of one block from the first to the last."""
+        width = len(range(self.shape[1])[columns])
+        values = np.empty((len(rows), width), np.float32)
+        blocks = rows // BLOCK_ROWS
+        for block in np.unique(blocks):
+            places = np.flatnonzero(blocks == block)
+            wanted = rows[places]
+            start = int(wanted.min())
+            found = self._read(slice(start, int(wanted.max()) + 1), columns)
+            values[places] = found[wanted - start]
+        return values
+
+    def _read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Read a block, and bring it to float32."""
         try:
-            keys = key if isinstance(key, tuple) else (key,)
-            values: NDArray[np.float32] = read_values(self._dataset, keys)
-        except (OSError, RuntimeError, ValueError) as error:
-            dataset = self._dataset
+            if self._values.dtype == np.float32:
+                return self._values.read(rows, columns)
+            start, stop, _ = rows.indices(len(self))
+            width = len(range(self.shape[1])[columns])
+            values = np.empty((max(stop - start, 0), width), np.float32)
+            for block in row_blocks(len(values)):
+                stored = slice(start + block.start, start + block.stop)
+                part = values[block]
+                part[:] = self._values.read(stored, columns)
+                part *= self._scale  # in place: twice as fast as a product of two types
+        except (OSError, ValueError) as error:
             raise StoreError(
-                f"{dataset.file.filename}: expected to read {dataset.name}, found "
-                f"{str(error).splitlines()[0]}; extract it anew with --overwrite"
+                f"{self._values.file.path}: expected to read {self._name}, found "
+                f"{one_line(error)}; mend the disk and run the same command again, or "
+                "extract anew with --overwrite"
             ) from None
         return values
 
 
-class _HalfRows(_Rows):
-    """A dataset of float16 and a scale, read as float32."""
-
-    def __init__(self, dataset: Any) -> None:
-        super().__init__(dataset)
-        self.dtype = np.dtype(np.float32)
-        self._scale = np.float32(dataset.attrs["scale"])
-        if not 0 < self._scale < np.inf:
-            raise ValueError(f"a scale of {self._scale} in {dataset.name}")
-
-    def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        values = super().__getitem__(key).astype(np.float32)
-        values *= self._scale
-        return values
-
-
-def _half_scale(largest: float) -> np.float32:
-    """Choose the power of two that brings the largest value near float16's limit.
-
-    Gradients may be as small as 1e-8, where float16 has no digits left. Under a scale
-    all values keep 11 bits that are at least 2^-29 of the largest one.
-    """
-    mantissa, exponent = math.frexp(largest)
-    # As it will be stored: writing what was read must find the same scale again.
-    exponent += math.frexp(float(np.float16(mantissa)))[1]
-    # Not below float32's own limit: the scale is a float32, and divides.
-    return np.float32(2.0 ** max(exponent - 16, -126))
+def _names_rows(key: Any) -> bool:
+    """Tell whether an index names rows: by a slice, by their places or by a mask."""
+    if isinstance(key, slice):
+        return True
+    index = np.asarray(key)
+    return (index.dtype.kind in "iu" and index.ndim < 2) or (
+        index.dtype.kind == "b" and index.ndim == 1
+    )

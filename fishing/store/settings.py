@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from fishing.errors import StoreError
+from fishing.errors import StoreError, printable
+from fishing.files import write_whole
 from fishing.images import Preprocess
 from fishing.nets import NetSpec, check_weights, weights_path
+
+_MAX_RECORD = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class ExtractionSettings:
 
 
 #: The choices of how blobs are stored, each with its default first.
-STORAGE = {"dtype": ("float32", "float16"), "compression": ("none", "lzf", "gzip")}
+STORAGE = {"dtype": ("float32", "float16"), "compression": ("none", "gzip")}
 
 
 def storage_settings(
@@ -77,7 +83,7 @@ def storage_settings(
     dtype : str
         ``float32``, or ``float16``: half the size, with 11 bits of each value.
     compression : str
-        ``none``, ``lzf`` or ``gzip``.
+        ``none`` or ``gzip``.
 
     Returns
     -------
@@ -107,3 +113,75 @@ def storage_settings(
 def with_storage(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Complete settings by the defaults of how blobs are stored."""
     return {key: choices[0] for key, choices in STORAGE.items()} | dict(settings)
+
+
+def check_same_settings(
+    expected: Mapping[str, Any], found: Mapping[str, Any], path: Path
+) -> None:
+    """Refuse to mix rows that were made or are stored in different ways.
+
+    Parameters
+    ----------
+    expected, found : mapping
+        Settings of the extraction that is to run, and of the work that is there.
+    path : Path
+        Where that work is.
+
+    Raises
+    ------
+    StoreError
+        If a setting differs; the message names it.
+    """
+    expected, found = with_storage(expected), with_storage(found)
+    for key in {**expected, **found}:
+        if expected.get(key) != found.get(key):
+            raise StoreError(
+                printable(
+                    f"{path} was made with another {key}: expected "
+                    f"{expected.get(key)}, found {str(found.get(key))[:200]}; choose "
+                    "another --output, or --overwrite"
+                )
+            )
+
+
+def write_record(
+    record: Path, settings: Mapping[str, Any], replaced: list[int] | None
+) -> None:
+    """Record the settings of an extraction, in case it is interrupted.
+
+    Parameters
+    ----------
+    record : Path
+        The file to write.
+    settings : mapping
+    replaced : list of int or None
+        The features file that ``--overwrite`` will replace, see `FeaturesWriter`.
+    """
+    content = {"settings": dict(settings), "replaced": replaced}
+    write_whole(record, json.dumps({**content, **_checksum(content)}).encode())
+
+
+def read_record(record: Path) -> tuple[dict[str, Any], list[int] | None]:
+    """Read what `write_record` wrote.
+
+    Raises
+    ------
+    StoreError
+        If the file is damaged, or of another kind.
+    """
+    try:
+        with record.open("rb") as file:
+            found = json.loads(file.read(_MAX_RECORD))
+        content = {key: found[key] for key in ("settings", "replaced")}
+        if found != {**content, **_checksum(content)}:
+            raise ValueError
+        return dict(found["settings"]), found["replaced"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise StoreError(
+            f"{record}: expected the settings of an interrupted extraction, found "
+            "something else; start anew with --overwrite"
+        ) from None
+
+
+def _checksum(content: Mapping[str, Any]) -> dict[str, str]:
+    return {"sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest()}

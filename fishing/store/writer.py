@@ -1,49 +1,41 @@
 """Rows on their way into a features file, safe from the first batch on.
 
-In go batches of blobs, out comes one ``features.h5``. While an extraction runs nothing
-is HDF5: each split is a plain file of rows and a journal in the folder
-``features.h5.partial``, so that a crash can tear no more than the batch in flight. The
-file itself is written in one go at the end, from the rows in their order, and gets its
-name when it is whole; so the same work gives the same bytes, however often it was
-interrupted.
+While an extraction runs nothing is HDF5: each split is a plain file of rows and a
+journal in the folder ``features.h5.partial``, so that a crash can tear no more than the
+batch in flight. The features file is written in one go at the end, from the rows in
+their order, and gets its name when it is whole. So the same work gives the same bytes,
+however often it was interrupted.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import StoreError, one_line, printable
-from fishing.files import is_unfinished, lock, name_whole_file, sync_folder, write_whole
+from fishing.errors import StoreError, one_line
+from fishing.files import is_unfinished, lock, name_whole_file, sync_folder
 from fishing.images import ImageList
 from fishing.progress import Progress, silent
-from fishing.store.features_file import (
-    FORMAT_VERSION,
-    FeaturesFile,
-    Split,
-    verify,
-    write_features,
-)
+from fishing.store.features_file import FeaturesFile, verify
+from fishing.store.format import FORMAT_VERSION
 from fishing.store.journal import Journal, check_list
-from fishing.store.settings import with_storage
+from fishing.store.settings import check_same_settings, read_record, write_record
+from fishing.store.split import Split
+from fishing.store.write import write_features
 
 _RECORD = "settings.json"
-_MAX_RECORD = 2**20  # bytes
 
 
 class FeaturesWriter:
-    """The work on one features file; a context manager.
+    """Writes one features file; a context manager.
 
-    Opening it takes up work that was interrupted. Leaving it before `publish` keeps
+    Entering it takes up work that was interrupted. Leaving it before `publish` keeps
     all batches that were appended.
 
     Parameters
@@ -51,8 +43,8 @@ class FeaturesWriter:
     path : Path
         The features file; rows wait in ``<path>.partial`` beside it.
     settings : mapping
-        What determines the values and how they are stored: compared with that of the
-        work found.
+        What determines the values and how they are stored, as `ExtractionSettings`
+        records it. It must equal the settings of the work that is found.
     overwrite : bool
         Start anew. A features file that is there stays until the new one is whole.
 
@@ -116,14 +108,14 @@ class FeaturesWriter:
                 Journal.remove(stem)
             sync_folder(self._folder)
             replaced = _identity(self.path)
-            _write_record(record, settings, replaced)
+            write_record(record, settings, replaced)
         elif record.exists():
-            found, replaced = _read_record(record)
-            _check_settings(settings, found, self._folder)
+            found, replaced = read_record(record)
+            check_same_settings(settings, found, self._folder)
         else:
             replaced = None
             self._check_finished(settings)
-            _write_record(record, settings, replaced)
+            write_record(record, settings, replaced)
         if self.path.exists() and _identity(self.path) != replaced:
             self._check_finished(settings)
         for name in self._published:  # a crash may have come after the publishing
@@ -133,8 +125,8 @@ class FeaturesWriter:
         """Compare the settings with those of the features file, if there is one."""
         if self.path.exists():
             with FeaturesFile(self.path) as file:
-                found = {"format_version": file.format_version, **file.settings}
-                _check_settings(settings, found, self.path)
+                found = {"format_version": FORMAT_VERSION, **file.settings}
+                check_same_settings(settings, found, self.path)
                 self._published = {k: s.list_sha256 for k, s in file.splits.items()}
                 self._n_failed = {k: len(s.failed_id) for k, s in file.splits.items()}
 
@@ -147,7 +139,7 @@ class FeaturesWriter:
         self._leave()
 
     def _leave(self) -> None:
-        """Let go of the lock, and of the folder unless work waits in it."""
+        """Release the lock, and remove the folder unless work waits in it."""
         with suppress(OSError):
             own = (_RECORD, "lock")
             if {file.name for file in self._folder.iterdir()} <= set(own):
@@ -170,13 +162,18 @@ class FeaturesWriter:
         return [images for images in lists if images.split not in self._published]
 
     def open_split(self, images: ImageList, widths: Mapping[str, int]) -> int:
-        """Open a split for appending; how many of its images are done already.
+        """Open a split for appending, and count its images that are done already.
 
         Parameters
         ----------
         images : ImageList
         widths : mapping of str to int
             Values per image of each blob.
+
+        Returns
+        -------
+        int
+            How many images of the list, from its start, are done.
 
         Raises
         ------
@@ -222,7 +219,7 @@ class FeaturesWriter:
         return self._n_failed[split]
 
     def discard(self, split: str) -> None:
-        """Forget what was appended to an open split."""
+        """Remove what was appended to an open split."""
         self._splits.pop(split).close()
         Journal.remove(self._folder / split)
 
@@ -246,8 +243,8 @@ class FeaturesWriter:
                 for n in split.check():
                     progress("checking rows", n_checked + n, total, "images")
                 n_checked += split.n_done
-        new = {name: split.read() for name, split in self._splits.items()}
         with _disk_errors(self.path):
+            new = {name: split.read() for name, split in self._splits.items()}
             try:
                 self._write_whole(new, progress)
                 name_whole_file(self._whole, self.path)
@@ -261,69 +258,17 @@ class FeaturesWriter:
 
     def _write_whole(self, new: Mapping[str, Split], progress: Progress) -> None:
         """Write splits behind those of the features file, if there is one."""
-        writing = f"writing {self.path.name}"
+
+        def report(label: str, done: int, total: int | None, unit: str) -> None:
+            progress(f"writing {self.path.name}", done, total, unit)
+
         if not self._published:
-            write_features(
-                self._whole, self._settings, new, partial(progress, writing, unit="B")
-            )
+            write_features(self._whole, self._settings, new, report)
             return
+        verify(self.path, progress)  # damage must not get new checksums
         with FeaturesFile(self.path) as old:
-            # Damage must not get new checksums.
-            verify(self.path, progress)
             splits = {**old.splits, **new}
-            write_features(
-                self._whole,
-                self._settings,
-                splits,
-                partial(progress, writing, unit="B"),
-            )
-
-
-def _check_settings(
-    expected: Mapping[str, Any], found: Mapping[str, Any], path: Path
-) -> None:
-    """Refuse to mix rows that were made in different ways, and say in which.
-
-    How they are stored counts too, since the whole file is stored in one way.
-    """
-    expected, found = with_storage(expected), with_storage(found)
-    for key in {**expected, **found}:
-        if expected.get(key) != found.get(key):
-            raise StoreError(
-                printable(
-                    f"{path} was made with another {key}: expected "
-                    f"{expected.get(key)}, found {str(found.get(key))[:200]}; choose "
-                    "another --output, or --overwrite"
-                )
-            )
-
-
-def _write_record(
-    record: Path, settings: Mapping[str, Any], replaced: list[int] | None
-) -> None:
-    """Write what determines the rows that wait, and what file they will replace."""
-    content = {"settings": dict(settings), "replaced": replaced}
-    write_whole(record, json.dumps({**content, **_checksum(content)}).encode())
-
-
-def _read_record(record: Path) -> tuple[dict[str, Any], list[int] | None]:
-    """Read what `_write_record` wrote."""
-    try:
-        with record.open("rb") as file:
-            found = json.loads(file.read(_MAX_RECORD))
-        content = {key: found[key] for key in ("settings", "replaced")}
-        if found != {**content, **_checksum(content)}:
-            raise ValueError
-        return dict(found["settings"]), found["replaced"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise StoreError(
-            f"{record}: expected the settings of an interrupted extraction, found "
-            "something else; start anew with --overwrite"
-        ) from None
-
-
-def _checksum(content: Mapping[str, Any]) -> dict[str, str]:
-    return {"sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest()}
+            write_features(self._whole, self._settings, splits, report)
 
 
 def _identity(path: Path) -> list[int] | None:

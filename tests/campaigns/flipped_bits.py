@@ -25,7 +25,9 @@ from fishing.errors import StoreError
 from fishing.store import FeaturesFile, storage_settings, verify, write_features
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 from conftest import SETTINGS, make_split
+from forked_index import use_forks
 
 _SECONDS = 10  # for one flip; the file is of a few kB
 
@@ -91,6 +93,7 @@ def _in_a_child(
     child = os.fork()
     if not child:
         os.close(ours)
+        use_forks()
         with os.fdopen(theirs, "w") as out:
             for bit in bits:
                 signal.alarm(_SECONDS)

@@ -21,7 +21,7 @@ _HERE = Path(__file__).parent
 
 
 def build(folder: Path) -> Path:
-    """Compile tests/faults.c."""
+    """Compile faults.c."""
     library = folder / "faults.so"
     command = ["cc", "-shared", "-fPIC", "-O1", "-o", library, _HERE / "faults.c"]
     subprocess.run([*map(str, command), "-ldl"], check=True)
@@ -104,6 +104,7 @@ class Extractions:
 
 def _main() -> None:
     """Read jobs, and run each in a fork."""
+    sys.path.append(str(_HERE.parent))
     import fishing.extract.to_file
     from conftest import MarkerNet
     from fishing.cli.main import main

@@ -1,0 +1,327 @@
+"""Where the values of a features file lie: what a process does that opens one.
+
+Over some damaged files libhdf5 crashes, over others it does not come to an end, and
+over others again it writes where it should not. So a process of its own opens the file,
+says in JSON what is in it and at which offsets, and ends. It reads no values: the
+process that started it (`fishing.store.index_process`) reads them without HDF5.
+
+The answer is a mapping with ``outline`` (attributes, and of datasets ``shape`` and
+``dtype``, by name), ``places`` (where values lie; see `check_place`) and ``damage``
+(what is wrong with a dataset), or with ``refusal``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fishing.errors import StoreError, one_line
+from fishing.files import write_all
+from fishing.images.image_list import MAX_CLASSES
+from fishing.store.checks import check_names
+from fishing.store.format import DATASETS, FORMAT, FORMAT_VERSION
+from fishing.store.hdf5_streams import Input
+from fishing.store.places import check_form, check_place, n_chunks
+from fishing.store.values import SHUFFLE
+
+#: Bytes that the process may take.
+MEMORY = 2**32
+_FAR_AWAY = 2**62
+_MAX_OBJECTS = 10_000
+_MAX_ATTRIBUTE = 2**20  # bytes
+#: What h5py raises over damage.
+_ERRORS = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError)
+
+
+def answer(
+    task: Callable[[int], dict[str, Any]], descriptor: int, pipe: int, seconds: int
+) -> None:
+    """Do a task within limits, write what comes of it to a pipe, and end the process.
+
+    Parameters
+    ----------
+    task : callable
+        `read_index` or `survey`.
+    descriptor : int
+        The open features file.
+    pipe : int
+        Where the answer goes.
+    seconds : int
+        Of the processor's time that the task may take.
+    """
+    _limit(seconds)
+    with open(pipe, "wb", buffering=0) as out:
+        write_all(out, b"\n")  # it got as far as this
+        try:
+            content = task(descriptor)
+        except StoreError as error:
+            content = {"refusal": str(error)}
+        except MemoryError:
+            content = {
+                "refusal": "expected to read it within the memory that is allowed, "
+                "found that it takes more; allow more, or extract it anew"
+            }
+        write_all(out, json.dumps(content).encode())
+    os._exit(0)
+
+
+def _limit(seconds: int) -> None:
+    """Limit the time and memory that this process may take from now on."""
+    pages = 0
+    if os.path.exists("/proc/self/statm"):
+        with open("/proc/self/statm") as status:
+            pages = int(status.read().split()[0])
+    limits = {
+        resource.RLIMIT_CPU: int(time.process_time()) + 1 + seconds,
+        resource.RLIMIT_AS: pages * resource.getpagesize() + MEMORY,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, most in limits.items():
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
+
+
+def read_index(descriptor: int) -> dict[str, Any]:
+    """Check all that is in a features file, and say where its values lie.
+
+    Parameters
+    ----------
+    descriptor : int
+        The open file.
+
+    Raises
+    ------
+    StoreError
+        If it is no features file of this format, or not whole.
+    """
+    size = os.fstat(descriptor).st_size
+    with _opened(Input(descriptor, size)) as file:
+        _check_version(file)
+        found = _describe(file, size)
+        for reason in found["damage"].values():
+            raise ValueError(reason)
+        _check_others(file, size, found["outline"])
+        return found
+
+
+def survey(descriptor: int) -> dict[str, Any]:
+    """Say where the values lie of a features file that may have lost its tail.
+
+    Parameters
+    ----------
+    descriptor : int
+
+    Raises
+    ------
+    StoreError
+        If it cannot even be opened, or is of another format.
+    """
+    size = os.fstat(descriptor).st_size
+    with _opened(Input(descriptor, _FAR_AWAY)) as file:
+        _check_version(file)
+        return _describe(file, size)
+
+
+def plain(value: Any) -> Any:
+    """Turn what h5py gives for an attribute into text, numbers and lists of them."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def read_outline(file: h5py.File, names: list[str]) -> dict[str, Any]:
+    """Collect attributes, shapes and types of the parts of a file that are there."""
+    return {name: _form(part) for name in names if (part := _open_part(file, name))}
+
+
+def part_names(splits: list[str]) -> list[str]:
+    """Name the file itself, splits, and the datasets that they may have."""
+    return ["/", *splits, *(f"{split}/{name}" for split in splits for name in DATASETS)]
+
+
+@contextmanager
+def _opened(source: Input) -> Iterator[h5py.File]:
+    """Open a file, and turn what h5py says of it into a StoreError."""
+    try:
+        file = h5py.File(source, "r")
+    except _ERRORS as error:
+        raise StoreError(
+            f"expected an HDF5 file, found {one_line(error)}; name a file that "
+            "`fishing extract` made, or extract it anew with --overwrite"
+        ) from None
+    try:
+        with file:
+            yield file
+    except _ERRORS as error:
+        raise StoreError(
+            f"expected a whole features file, found {one_line(error)}; extract it anew "
+            "with --overwrite"
+        ) from None
+
+
+def _check_version(file: h5py.File) -> None:
+    for name in {"format", "format_version"} & set(file.attrs):
+        _check_attribute(file, name)
+    if plain(file.attrs.get("format")) != FORMAT:
+        raise ValueError("an HDF5 file of another kind")
+    version = plain(file.attrs["format_version"])
+    if version != FORMAT_VERSION:
+        age = "an earlier" if version in (1, 2) else "another"
+        raise ValueError(
+            f"format {str(version)[:100]}, made by {age} version of fishing"
+        )
+
+
+def _describe(file: h5py.File, size: int) -> dict[str, Any]:
+    """Describe all parts of a file, but those that are damaged."""
+    found: dict[str, Any] = {"outline": {}, "places": {}, "damage": {}}
+    for name in part_names(check_names(json.loads(file.attrs["splits"]))):
+        try:
+            part = _open_part(file, name)
+            if part is not None:
+                for attribute in part.attrs:
+                    _check_attribute(part, attribute)
+                if isinstance(part, h5py.Dataset):
+                    found["places"][name] = _place(part, size)
+                elif name.endswith(DATASETS):
+                    raise ValueError(f"a group, not a dataset, at {name}")
+                found["outline"][name] = _form(part)
+        except _ERRORS as error:
+            found["damage"][name] = one_line(error)
+    return found
+
+
+def _form(part: Any) -> dict[str, Any]:
+    """Collect the attributes of a part, and the shape and type of a dataset."""
+    form = {"attributes": {key: plain(value) for key, value in part.attrs.items()}}
+    return form | (_shape(part) if isinstance(part, h5py.Dataset) else {})
+
+
+def _shape(dataset: h5py.Dataset) -> dict[str, Any]:
+    shape = None if dataset.shape is None else list(dataset.shape)
+    return {"shape": shape, "dtype": dataset.dtype.str}
+
+
+def _open_part(file: h5py.File, path: str) -> Any:
+    """Open a group or dataset by its path, or nothing where there is none.
+
+    Links that lead elsewhere are not followed.
+    """
+    item = file
+    for name in path.strip("/").split("/"):
+        if name:
+            if not isinstance(item, h5py.Group):
+                raise ValueError(f"no group at {item.name}")
+            if not item.id.links.exists(name.encode()):
+                return None
+            _check_link(item, name.encode())
+            item = item[name]
+    return item
+
+
+def _check_others(file: h5py.File, size: int, known: Container[str]) -> None:
+    """Check that all else that is in a file are plain datasets that lie in it."""
+    if file.userblock_size:
+        raise ValueError("another file before it")
+    for name, item in _walk(file):
+        if name in known:
+            continue
+        for attribute in item.attrs:
+            _check_attribute(item, attribute)
+        if isinstance(item, h5py.Dataset):
+            _place(item, size)
+
+
+def _walk(file: h5py.File) -> Iterator[tuple[str, Any]]:
+    """Go through groups and datasets, but not where a link leads elsewhere."""
+    waiting, seen = [("/", file)], set()
+    while waiting:
+        path, item = waiting.pop()
+        place = h5py.h5o.get_info(item.id).addr
+        if place in seen:
+            raise ValueError(f"one thing under two names, the second {item.name!a}")
+        seen.add(place)
+        yield path, item
+        if not isinstance(item, h5py.Group):
+            continue
+        if len(seen) + len(waiting) + len(item.id) > _MAX_OBJECTS:
+            raise ValueError(f"more than {_MAX_OBJECTS} groups and datasets")
+        for name in list(item.id):
+            _check_link(item, name)
+            below = name.decode("utf-8", "surrogateescape")
+            waiting.append((f"{path}/{below}".lstrip("/"), item[name]))
+
+
+def _check_link(group: h5py.Group, name: bytes) -> None:
+    if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"a link to elsewhere, {group.name}: {name!a}")
+
+
+def _check_attribute(item: Any, name: str) -> None:
+    """Check that an attribute is a number or a text, or a list of such."""
+    found = h5py.h5a.open(item.id, name.encode())
+    dtype, shape = found.dtype, found.shape
+    is_plain = dtype.kind in "iufS" or h5py.check_string_dtype(dtype) is not None
+    fits = shape == () or (shape and len(shape) == 1 and shape[0] <= MAX_CLASSES)
+    if not is_plain or not fits or found.get_storage_size() > _MAX_ATTRIBUTE:
+        raise ValueError(f"an attribute {name!a} of type {dtype} and shape {shape}")
+
+
+def _place(dataset: h5py.Dataset, size: int) -> dict[str, Any]:
+    """Say where the values of a dataset lie; raise ValueError where they cannot."""
+    name, form, plist = dataset.name, _shape(dataset), dataset.id.get_create_plist()
+    check_form(name, form)
+    if not _is_stored_as(dataset.id.get_type(), dataset.dtype):
+        raise ValueError(f"values of another type than {dataset.dtype} in {name}")
+    if dataset.maxshape != dataset.shape:
+        raise ValueError(f"a shape that may grow to {dataset.maxshape} in {name}")
+    place: dict[str, Any] = {}
+    if plist.get_layout() == h5py.h5d.CHUNKED:
+        place = _chunks(dataset)
+    elif plist.get_layout() == h5py.h5d.CONTIGUOUS and not plist.get_external_count():
+        offset = dataset.id.get_offset() if dataset.nbytes else 0
+        place = {} if offset is None else {"offset": offset}
+    if not place:
+        raise ValueError(f"no values, or such that lie elsewhere, in {name}")
+    check_place(name, form, place, size)
+    return place
+
+
+def _chunks(dataset: h5py.Dataset) -> dict[str, Any]:
+    """List the chunks of a dataset, or nothing where they are not all there."""
+    plist, chunks = dataset.id.get_create_plist(), list(dataset.chunks)
+    found = [plist.get_filter(i) for i in range(plist.get_nfilters())]
+    filters = [kind for kind, *_ in found]
+    item_bytes = dataset.dtype.itemsize
+    for kind, _, parameters, _ in found:
+        if kind == SHUFFLE and parameters != (item_bytes,):
+            raise ValueError(f"values behind filters {filters} in {dataset.name}")
+    expected = n_chunks(dataset.shape, chunks)
+    if dataset.id.get_num_chunks() != expected:
+        return {}
+    table: list[list[int]] = []
+
+    def append(chunk: Any) -> None:
+        where = [chunk.byte_offset, chunk.size, chunk.filter_mask]
+        table.append([*chunk.chunk_offset, *where])
+
+    if expected:
+        dataset.id.chunk_iter(append)
+    return {"chunks": chunks, "filters": filters, "table": table}
+
+
+def _is_stored_as(stored: Any, dtype: np.dtype[Any]) -> bool:
+    """Tell whether the bytes in the file are those of numpy's type."""
+    if dtype.kind == "S":
+        return bool(stored.get_size() == dtype.itemsize)
+    return bool(stored.equal(h5py.h5t.py_create(dtype)))
