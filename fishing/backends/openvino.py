@@ -66,7 +66,7 @@ class OpenvinoBackend:
         except ImportError as error:
             raise BackendError(
                 f"expected OpenVINO, found that it cannot be imported ({error}); run "
-                "`pip install openvino` or use --backend onnx"
+                "`pip install 'fishing[openvino]'` or use --backend onnx"
             ) from None
         core = openvino.Core()
         if precision == "bfloat16":

@@ -1,7 +1,7 @@
 from .blobs import BLOBS as BLOBS
-from .caffe_files import fit_weights as fit_weights
 from .caffe_files import read_net as read_net
-from .caffe_files import read_weights as read_weights
+from .caffe_weights import fit_weights as fit_weights
+from .caffe_weights import read_weights as read_weights
 from .fetch import fetch_weights as fetch_weights
 from .spec import NetSpec as NetSpec
 from .spec import Weights as Weights

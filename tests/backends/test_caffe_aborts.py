@@ -95,7 +95,7 @@ ABORTS = {
         r"expected parameters of shapes",
     ),
     "not closed": ("pool: MAX", "pool: MAX {", "expected a deploy net"),
-    "unknown field": ("pool: MAX", "pole: MAX", "expected a deploy net"),
+    "unknown field": ("pool: MAX", "pole: MAX", "expected Caffe's own settings"),
     "unknown value": ("pool: MAX", "pool: MOST", "expected a deploy net"),
     "number too large": (
         "num_output: 6",

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.nets import BLOBS, NetSpec, read_net, read_weights, weights_path
-from fishing.nets.head import separate_in_place
+from fishing.nets.blobs import head_names
+from fishing.nets.layers import separate_in_place
 
 TAU = 2.0
 
@@ -69,8 +70,7 @@ def torch_net(
             values[layer.top[0]] = y
         logs = functional.log_softmax(products[-1] / TAU, 1)
         found = torch.autograd.grad(-logs.mean(1).sum(), products)
-        keys = ("x5", "x6", "x7", "y8", "x8")
-        blobs = [values[spec.blobs[key]].detach().flatten(1) for key in keys]
+        blobs = [values[spec.blobs[key]].detach().flatten(1) for key in head_names()]
         both = zip(BLOBS, [*blobs, *found], strict=True)
         return {name: blob.cpu().numpy() for name, blob in both}
 

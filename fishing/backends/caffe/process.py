@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.backends.caffe.net import gradient_net
 from fishing.backends.devices import (
     CPU_BATCH,
     Gpu,
@@ -29,7 +30,7 @@ from fishing.backends.devices import (
     fitting_batch,
 )
 from fishing.errors import BackendError, FishingError
-from fishing.nets import fit_weights, read_weights
+from fishing.nets import fit_weights, read_net, read_weights
 
 # Bytes that a new net may take beside its parameters.
 _ROOM = 2**28
@@ -99,16 +100,20 @@ class CaffeNet:
     ) -> None:
         try:
             import caffe
-
-            from fishing.backends.caffe.net import gradient_net, read_deploy
+            from caffe.proto import caffe_pb2
         except ImportError as error:
             raise BackendError(
                 f"expected patched Caffe, found that it cannot be imported ({error}); "
                 "run `make caffe-patched`"
             ) from None
+        if not hasattr(caffe_pb2.SoftmaxParameter(), "temperature"):
+            raise BackendError(
+                "expected Caffe with the patch of this project, found a Caffe whose "
+                "SoftmaxWithLoss has no temperature; run `make caffe-patched`"
+            )
         gpu = set_device(caffe, device, tf32=tf32)
         self._derived = gradient_net(
-            read_deploy(prototxt),
+            read_net(prototxt),
             blobs,
             temperature=temperature,
             batch_size=batch_size or 1,

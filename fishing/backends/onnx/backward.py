@@ -18,14 +18,13 @@ from fishing.backends.onnx.layers import (
     prelu_slopes,
     scale_factors,
 )
-from fishing.nets.caffe_schema import Message
 from fishing.nets.head import Head
 
 
 class _Step(NamedTuple):
     """A layer on the way down: its bottom, its top and dE/dtop."""
 
-    layer: Message
+    layer: Any
     bottom: Value
     top: Value
     gradient: Value
@@ -76,7 +75,7 @@ def backward(
     return found[::-1]
 
 
-def _at_logits(build: Builder, layer: Message, y: Value, tau: Value) -> Value:
+def _at_logits(build: Builder, layer: Any, y: Value, tau: Value) -> Value:
     """Take the gradient of the loss: (softmax(y / tau) - 1/P) / tau."""
     if len(y.shape) != 1:
         raise refusal(layer, "logits of shape (n, P)", f"(n, {y.shape})")

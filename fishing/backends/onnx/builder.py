@@ -19,8 +19,7 @@ from onnx import TensorProto, helper
 
 from fishing.errors import NetError
 from fishing.nets import fit_weights
-from fishing.nets.caffe_files import LayerWeights
-from fishing.nets.caffe_schema import Message
+from fishing.nets.caffe_weights import LayerWeights
 
 # The lowest with all operators in use as they are meant: Softmax along one axis.
 _OPSET, _IR_VERSION = 13, 7
@@ -160,7 +159,7 @@ class Builder:
         return name
 
     def parameters(
-        self, layer: Message, shapes: Sequence[Sequence[int]]
+        self, layer: Any, shapes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float32]]:
         """Find a layer's parameters, of the shapes that it has to have.
 
@@ -172,7 +171,7 @@ class Builder:
         fitted = fit_weights(self._caffemodel, self._weights, {layer.name: shapes})
         return fitted[layer.name]
 
-    def weights(self, layer: Message, shapes: Sequence[Sequence[int]]) -> list[str]:
+    def weights(self, layer: Any, shapes: Sequence[Sequence[int]]) -> list[str]:
         """Make a layer's weights and its bias initializers, and give their names."""
         names = self.weight_names.setdefault(layer.name, [])
         found = self.parameters(layer, shapes)
@@ -227,7 +226,7 @@ class Builder:
         return found
 
 
-def refusal(layer: Message, expected: str, found: str) -> NetError:
+def refusal(layer: Any, expected: str, found: str) -> NetError:
     """Say why a layer cannot be converted."""
     return NetError(
         f"layer '{layer.name}' ({layer.type}): expected {expected}, found {found}; "
@@ -250,7 +249,7 @@ def check_size(name: str, shape: Sequence[int]) -> None:
         )
 
 
-def canonical_axis(layer: Message, axis: int, x: Value) -> int:
+def canonical_axis(layer: Any, axis: int, x: Value) -> int:
     """Count an axis from the first on, and keep off the batch.
 
     Raises

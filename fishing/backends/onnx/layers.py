@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from fishing.backends.onnx.builder import Builder, Value, canonical_axis, refusal
 from fishing.backends.onnx.spatial_layers import convolution, lrn, pooling
-from fishing.nets.caffe_schema import Message
+from fishing.nets.caffe_messages import TEST, EltwiseParameter
+from fishing.nets.layers import check_settings
 
 
-def convert(build: Builder, layer: Message, bottoms: Sequence[Value]) -> Value:
+def convert(build: Builder, layer: Any, bottoms: Sequence[Value]) -> Value:
     """Add a layer to the graph.
 
     Parameters
     ----------
     build : Builder
-    layer : Message
-        A ``LayerParameter``.
+    layer : LayerParameter
     bottoms : sequence of Value
 
     Returns
@@ -42,10 +42,9 @@ def convert(build: Builder, layer: Message, bottoms: Sequence[Value]) -> Value:
     if layer.type not in _ONE_BOTTOM and layer.type not in _MANY_BOTTOMS:
         known = " ".join(sorted([*_ONE_BOTTOM, *_MANY_BOTTOMS]))
         raise refusal(layer, f"a type of: {known}", f"'{layer.type}'")
-    if strangers := list(layer.strangers()):
-        raise refusal(layer, "Caffe's own settings", f"the unknown '{strangers[0]}'")
-    if layer.HasField("phase") and layer.phase != "TEST":
-        raise refusal(layer, "a layer of the TEST phase", f"phase {layer.phase}")
+    check_settings(layer)
+    if layer.HasField("phase") and layer.phase != TEST:
+        raise refusal(layer, "a layer of the TEST phase", "phase TRAIN")
     is_many = layer.type in _MANY_BOTTOMS
     if len(layer.top) != 1 or not (len(bottoms) == 1 or (is_many and bottoms)):
         wanted = f"{'bottoms' if is_many else 'one bottom'} and one top"
@@ -56,7 +55,7 @@ def convert(build: Builder, layer: Message, bottoms: Sequence[Value]) -> Value:
     return _ONE_BOTTOM[layer.type](build, layer, bottoms[0])
 
 
-def prelu_slopes(build: Builder, layer: Message, x: Value) -> NDArray[np.float32]:
+def prelu_slopes(build: Builder, layer: Any, x: Value) -> NDArray[np.float32]:
     """Give a PReLU's slopes the shape (channels, 1, ..., 1), or (1,) for one."""
     is_shared = layer.prelu_param.channel_shared
     (slopes,) = build.parameters(layer, [[] if is_shared else x.shape[:1]])
@@ -64,7 +63,7 @@ def prelu_slopes(build: Builder, layer: Message, x: Value) -> NDArray[np.float32
 
 
 def batch_norm_statistics(
-    build: Builder, layer: Message, x: Value
+    build: Builder, layer: Any, x: Value
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Divide the stored mean and variance by the stored number of their terms."""
     p, n = layer.batch_norm_param, x.shape[0]
@@ -76,7 +75,7 @@ def batch_norm_statistics(
 
 
 def scale_factors(
-    build: Builder, layer: Message, x: Value
+    build: Builder, layer: Any, x: Value
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Give a Scale's factors, and its bias if it has one, axes that fit an image's."""
     p, n_axes = layer.scale_param, len(x.shape)
@@ -91,7 +90,7 @@ def scale_factors(
     return arrays[0], arrays[1] if p.bias_term else None
 
 
-def _inner_product(build: Builder, layer: Message, x: Value) -> Value:
+def _inner_product(build: Builder, layer: Any, x: Value) -> Value:
     """Multiply; the weights are (num_output, K), or transposed where it says so."""
     p, name = layer.inner_product_param, layer.top[0]
     axis = canonical_axis(layer, p.axis, x)
@@ -114,36 +113,36 @@ def _inner_product(build: Builder, layer: Message, x: Value) -> Value:
     return build.node("Reshape", [y, shape], name, [*lead, p.num_output])
 
 
-def _relu(build: Builder, layer: Message, x: Value) -> Value:
+def _relu(build: Builder, layer: Any, x: Value) -> Value:
     slope = float(layer.relu_param.negative_slope)
     if slope == 0:
         return build.node("Relu", [x], layer.top[0], x.shape)
     return build.node("LeakyRelu", [x], layer.top[0], x.shape, alpha=slope)
 
 
-def _prelu(build: Builder, layer: Message, x: Value) -> Value:
+def _prelu(build: Builder, layer: Any, x: Value) -> Value:
     slopes = build.constant(prelu_slopes(build, layer, x), f"{layer.name}/slopes")
     return build.node("PRelu", [x, slopes], layer.top[0], x.shape)
 
 
-def _elu(build: Builder, layer: Message, x: Value) -> Value:
+def _elu(build: Builder, layer: Any, x: Value) -> Value:
     alpha = float(layer.elu_param.alpha)
     return build.node("Elu", [x], layer.top[0], x.shape, alpha=alpha)
 
 
-def _sigmoid(build: Builder, layer: Message, x: Value) -> Value:
+def _sigmoid(build: Builder, layer: Any, x: Value) -> Value:
     return build.node("Sigmoid", [x], layer.top[0], x.shape)
 
 
-def _tanh(build: Builder, layer: Message, x: Value) -> Value:
+def _tanh(build: Builder, layer: Any, x: Value) -> Value:
     return build.node("Tanh", [x], layer.top[0], x.shape)
 
 
-def _dropout(build: Builder, layer: Message, x: Value) -> Value:
+def _dropout(build: Builder, layer: Any, x: Value) -> Value:
     return x  # Caffe scales in training, not when a net is tested
 
 
-def _softmax(build: Builder, layer: Message, x: Value) -> Value:
+def _softmax(build: Builder, layer: Any, x: Value) -> Value:
     p = layer.softmax_param
     axis = canonical_axis(layer, p.axis, x)
     if not p.temperature > 0:
@@ -154,7 +153,7 @@ def _softmax(build: Builder, layer: Message, x: Value) -> Value:
     return build.node("Softmax", [x], layer.top[0], x.shape, axis=axis)
 
 
-def _batch_norm(build: Builder, layer: Message, x: Value) -> Value:
+def _batch_norm(build: Builder, layer: Any, x: Value) -> Value:
     mean, variance = batch_norm_statistics(build, layer, x)
     one, zero = np.ones_like(mean), np.zeros_like(mean)
     numbers = {"scale": one, "shift": zero, "mean": mean, "variance": variance}
@@ -168,7 +167,7 @@ def _batch_norm(build: Builder, layer: Message, x: Value) -> Value:
     )
 
 
-def _scale(build: Builder, layer: Message, x: Value) -> Value:
+def _scale(build: Builder, layer: Any, x: Value) -> Value:
     factors, bias = scale_factors(build, layer, x)
     name = layer.top[0] if bias is None else f"{layer.name}/product"
     factors_name = build.constant(factors, f"{layer.name}/factors")
@@ -179,7 +178,7 @@ def _scale(build: Builder, layer: Message, x: Value) -> Value:
     return build.node("Add", [y, bias_name], layer.top[0], x.shape)
 
 
-def _flatten(build: Builder, layer: Message, x: Value) -> Value:
+def _flatten(build: Builder, layer: Any, x: Value) -> Value:
     p = layer.flatten_param
     start, end = (canonical_axis(layer, axis, x) for axis in (p.axis, p.end_axis))
     if end < start:
@@ -189,7 +188,7 @@ def _flatten(build: Builder, layer: Message, x: Value) -> Value:
     return build.reshape(x, shape, layer.top[0])
 
 
-def _reshape(build: Builder, layer: Message, x: Value) -> Value:
+def _reshape(build: Builder, layer: Any, x: Value) -> Value:
     """Replace axes by those of `shape`, where 0 copies one and -1 is what is left."""
     p, n_axes = layer.reshape_param, len(x.shape) + 1
     dims = list(p.shape.dim)
@@ -216,7 +215,7 @@ def _reshape(build: Builder, layer: Message, x: Value) -> Value:
     return build.reshape(x, rest_of, layer.top[0])
 
 
-def _concat(build: Builder, layer: Message, xs: Sequence[Value]) -> Value:
+def _concat(build: Builder, layer: Any, xs: Sequence[Value]) -> Value:
     p = layer.concat_param
     axis = p.concat_dim if p.HasField("concat_dim") else p.axis
     axis = canonical_axis(layer, axis, xs[0])
@@ -230,21 +229,22 @@ def _concat(build: Builder, layer: Message, xs: Sequence[Value]) -> Value:
     return build.node("Concat", xs, layer.top[0], shape, axis=axis)
 
 
-def _eltwise(build: Builder, layer: Message, xs: Sequence[Value]) -> Value:
+def _eltwise(build: Builder, layer: Any, xs: Sequence[Value]) -> Value:
     p, name, shape = layer.eltwise_param, layer.name, xs[0].shape
     coeff = [float(factor) for factor in p.coeff]
     if len(xs) < 2 or {x.shape for x in xs} != {shape}:
         found = " ".join(str(x.shape) for x in xs)
         raise refusal(layer, "two bottoms or more of one shape", found)
-    if coeff and (p.operation != "SUM" or len(coeff) != len(xs)):
-        found = f"{len(coeff)} for the {p.operation} of {len(xs)}"
+    kind = EltwiseParameter.EltwiseOp.Name(p.operation)
+    if coeff and (kind != "SUM" or len(coeff) != len(xs)):
+        found = f"{len(coeff)} for the {kind} of {len(xs)}"
         raise refusal(layer, "one coeff for each bottom of a SUM", found)
     terms = list(xs)
     for i, factor in enumerate(coeff):
         if factor != 1:
             c = build.constant(factor, f"{name}/coeff{i}")
             terms[i] = build.node("Mul", [xs[i], c], f"{name}/term{i}", shape)
-    operator = {"PROD": "Mul", "SUM": "Add", "MAX": "Max"}[p.operation]
+    operator = {"PROD": "Mul", "SUM": "Add", "MAX": "Max"}[kind]
     total = terms[0]
     for i, term in enumerate(terms[1:], start=2):
         top = layer.top[0] if i == len(terms) else f"{name}/{i}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,10 @@ from fishing.backends.onnx.builder import (
     check_size,
     refusal,
 )
-from fishing.nets.caffe_schema import Message
+from fishing.nets.caffe_messages import LRNParameter, PoolingParameter
 
 
-def convolution(build: Builder, layer: Message, x: Value) -> Value:
+def convolution(build: Builder, layer: Any, x: Value) -> Value:
     """Convolve; the weights are (num_output, channels / group, kernel_h, kernel_w)."""
     p = layer.convolution_param
     channels, *size = _planes(layer, x)
@@ -55,7 +56,7 @@ def convolution(build: Builder, layer: Message, x: Value) -> Value:
     )
 
 
-def pooling(build: Builder, layer: Message, x: Value) -> Value:
+def pooling(build: Builder, layer: Any, x: Value) -> Value:
     """Take the maximum or the mean of windows; the last ones may reach over the edge.
 
     Along a side of n pixels with p more on either end, windows of k pixels at a stride
@@ -65,8 +66,8 @@ def pooling(build: Builder, layer: Message, x: Value) -> Value:
     """
     p = layer.pooling_param
     _planes(layer, x)
-    if p.pool not in ("MAX", "AVE"):
-        raise refusal(layer, "pool MAX or AVE", p.pool)
+    if p.pool not in (PoolingParameter.MAX, PoolingParameter.AVE):
+        raise refusal(layer, "pool MAX or AVE", "STOCHASTIC")
     size = list(x.shape[1:])
     kernel = size if p.global_pooling else _pooling_sides(layer, p, "kernel", 1)
     stride, pad = (
@@ -77,7 +78,7 @@ def pooling(build: Builder, layer: Message, x: Value) -> Value:
         raise refusal(layer, "stride 1 and pad 0", f"{stride} and {pad}")
     if any(before >= k for before, k in zip(pad, kernel, strict=True)):
         raise refusal(layer, "a pad smaller than the kernel", f"{pad} and {kernel}")
-    rounded = math.ceil if p.round_mode == "CEIL" else math.floor
+    rounded = math.ceil if p.round_mode == PoolingParameter.CEIL else math.floor
     out = []
     for n, k, s, before in zip(size, kernel, stride, pad, strict=True):
         length = rounded((n + 2 * before - k) / s) + 1
@@ -87,7 +88,7 @@ def pooling(build: Builder, layer: Message, x: Value) -> Value:
             found = f"{length} of {k} at a stride of {s} over {n}"
             raise refusal(layer, "windows that all hold pixels", found)
         out.append(length)
-    if p.pool == "AVE":
+    if p.pool == PoolingParameter.AVE:
         return _average(build, layer.top[0], x, kernel, stride, pad, out)
     return build.node(
         "MaxPool",
@@ -100,7 +101,7 @@ def pooling(build: Builder, layer: Message, x: Value) -> Value:
     )
 
 
-def lrn(build: Builder, layer: Message, x: Value) -> Value:
+def lrn(build: Builder, layer: Any, x: Value) -> Value:
     """Divide each value by (k + alpha * mean of the squares around it)^beta.
 
     The mean is over local_size channels, or over a square of that side in one channel,
@@ -110,7 +111,7 @@ def lrn(build: Builder, layer: Message, x: Value) -> Value:
     _planes(layer, x)
     if p.local_size < 1 or p.local_size % 2 == 0:
         raise refusal(layer, "an odd local_size", str(p.local_size))
-    if p.norm_region == "ACROSS_CHANNELS":
+    if p.norm_region == LRNParameter.ACROSS_CHANNELS:
         if p.beta == 0.75 and not build.native_lrn:
             return _lrn_by_pooling(build, layer, x)
         settings = {"alpha": p.alpha, "beta": p.beta, "bias": p.k}
@@ -131,7 +132,7 @@ def lrn(build: Builder, layer: Message, x: Value) -> Value:
     return build.node("Mul", [x, factor], layer.top[0], x.shape)
 
 
-def _lrn_by_pooling(build: Builder, layer: Message, x: Value) -> Value:
+def _lrn_by_pooling(build: Builder, layer: Any, x: Value) -> Value:
     """Average the squares of neighbours by pooling over channels; beta is 3/4.
 
     ONNX Runtime's LRN takes one thread and a power of each value, which is half of
@@ -211,7 +212,7 @@ def _pad_behind(
     return [max(0, (m - 1) * s + k - n - before) for n, k, s, before, m in sides]
 
 
-def _planes(layer: Message, x: Value) -> tuple[int, ...]:
+def _planes(layer: Any, x: Value) -> tuple[int, ...]:
     """Hold a bottom to have channels, height and width."""
     if len(x.shape) != 3:
         raise refusal(layer, "a bottom of 4 axes", f"{len(x.shape) + 1}")
@@ -219,11 +220,11 @@ def _planes(layer: Message, x: Value) -> tuple[int, ...]:
 
 
 def _sides(
-    layer: Message, p: Message, name: str, both: Sequence[int], default: int | None
+    layer: Any, p: Any, name: str, both: Sequence[int], default: int | None
 ) -> list[int]:
     """Read a convolution's setting for height and width, however it is written."""
-    height_width = [f"{name}_h", f"{name}_w"]
-    apart = [p.fields[key] for key in height_width if key in p.fields]
+    present = {field.name: value for field, value in p.ListFields()}
+    apart = [present[key] for key in (f"{name}_h", f"{name}_w") if key in present]
     found = list(both) or apart or ([] if default is None else [default])
     if len(found) == 1 and not apart:
         found *= 2
@@ -233,7 +234,7 @@ def _sides(
     return found
 
 
-def _pooling_sides(layer: Message, p: Message, name: str, least: int) -> list[int]:
+def _pooling_sides(layer: Any, p: Any, name: str, least: int) -> list[int]:
     """Read a pooling's setting for height and width, however it is written."""
     both, apart = (
         "kernel_size" if name == "kernel" else name,
@@ -243,7 +244,7 @@ def _pooling_sides(layer: Message, p: Message, name: str, least: int) -> list[in
     if keys not in ([], [both], apart):
         raise refusal(layer, f"{both}, or {name}_h and {name}_w", " ".join(keys))
     found = (
-        [p.fields[key] for key in apart] if keys == apart else [getattr(p, both)] * 2
+        [getattr(p, key) for key in apart] if keys == apart else [getattr(p, both)] * 2
     )
     if min(found) < least:
         raise refusal(layer, f"a {both} of {least} or more", f"{found}")
