@@ -23,8 +23,8 @@ from fishing.nets.caffe_messages import (
 from fishing.nets.caffe_weights import parse_binary
 
 #: Limits of a deploy net: bytes, and values in the text format. The largest nets in use
-#: have a hundredth of these bytes and a thirtieth of these values.
-MAX_NET_BYTES, MOST_VALUES = 2**24, 2**19
+#: have a hundredth of these bytes and a twentieth of these values.
+MAX_NET_BYTES, MOST_VALUES = 2**24, 2**17
 
 _TOKEN = re.compile(
     r"""\#[^\n]*                                        # a comment
@@ -68,7 +68,9 @@ def read_net(prototxt: Path) -> Any:
         upgrade_inputs(net)
     except (ValueError, OSError) as error:
         raise NetError(f"{prototxt}: expected a deploy net, found {error}") from None
-    set_layers(net, [layer for layer in net.layer if _is_included(layer, net.state)])
+    included = [layer for layer in net.layer if _is_included(layer, net.state)]
+    if len(included) < len(net.layer):
+        set_layers(net, included)
     return net
 
 

@@ -97,6 +97,8 @@ def upgrade_inputs(net: Any) -> None:
     names = list(net.input)
     if len(names) != len(shapes):
         raise ValueError(f"{len(names)} inputs with {len(shapes)} shapes")
+    if not names:
+        return
     inputs = [LayerParameter(name=name, type="Input", top=[name]) for name in names]
     for layer, dim in zip(inputs, shapes, strict=True):
         layer.input_param.shape.add(dim=dim)
