@@ -140,6 +140,11 @@ def garbled(message: Any) -> Iterator[str]:
                     yield f"{path}{field.name}"
 
 
+def readable(text: str | bytes) -> str:
+    """Decode a text that is not UTF-8, as far as it is."""
+    return text if isinstance(text, str) else text.decode(errors="replace")
+
+
 def _parts(message: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Walk a message and those within it, with the path of each."""
     yield path, message
@@ -162,9 +167,9 @@ def _add_upgraded(net: Any, old: Any) -> None:
             continue
         if field.name not in LayerParameter.DESCRIPTOR.fields_by_name:
             continue
-        if field.message_type is None and isinstance(value, (str, int, float)):
-            setattr(new, field.name, value)
+        if isinstance(value, (str, bytes)):
+            setattr(new, field.name, readable(value))
         else:
             getattr(new, field.name).MergeFrom(value)
     for shared in old.param:
-        new.param.add(name=shared)
+        new.param.add(name=readable(shared))

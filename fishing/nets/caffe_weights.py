@@ -23,6 +23,7 @@ from fishing.nets.caffe_messages import (
     LayerParameter,
     NetParameter,
     V1LayerParameter,
+    readable,
     upgrade_layers,
 )
 
@@ -74,7 +75,7 @@ def read_weights(caffemodel: Path) -> LayerWeights:
         net, blobs = walk.net(memoryview(data))
         upgrade_layers(net)
         return {
-            layer.name: [walk.array(blob) for blob in of_layer]
+            readable(layer.name): [walk.array(blob) for blob in of_layer]
             for layer, of_layer in zip(net.layer, blobs, strict=True)
             if of_layer
         }

@@ -149,3 +149,16 @@ def test_damaged_files_are_refused_or_other_weights(tmp_path: Path) -> None:
         except NetError:
             n_refused += 1
     assert n_refused > 500
+
+
+def test_texts_that_are_not_utf8_do_not_matter(tmp_path: Path) -> None:
+    path = "/gef\u00e4hrlich".encode("latin-1")
+    blob = _field(7, _field(1, b"\1")) + _field(5, b"\0" * 4)
+    data = _field(107, _field(1, path))
+    current = _field(100, _field(1, b"fc") + _field(7, blob) + data)
+    other = _field(100, _field(1, path) + _field(7, blob))
+    file = _write(tmp_path / "n.caffemodel", current + other)
+    assert list(read_weights(file)) == ["fc", "/gef\ufffdhrlich"]
+    v1 = _field(2, _field(4, b"fc") + _field(6, blob) + _field(11, _field(1, path)))
+    v1 += _field(2, _field(4, path) + _field(6, blob))
+    assert list(read_weights(_write(file, v1))) == ["fc", "/gef\ufffdhrlich"]
