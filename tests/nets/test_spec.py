@@ -17,7 +17,7 @@ import pytest
 from fishing.errors import NetError
 from fishing.files import file_sha256
 from fishing.nets import NetSpec, check_weights, load_net, net_names, weights_path
-from fishing.nets import spec as nets
+from fishing.nets import spec as spec_module
 from fishing.nets.weights import cache_folder
 
 SHIPPED = ("alexnet", "tinyalexnet", "vgg16")
@@ -258,7 +258,7 @@ def test_an_installed_package_has_its_own_models(
 ) -> None:
     package = tmp_path / "site-packages" / "fishing"
     shutil.copytree(folder, package / "models" / "mine")
-    monkeypatch.setattr(nets, "__file__", str(package / "nets.py"))
+    monkeypatch.setattr(spec_module, "__file__", str(package / "nets" / "spec.py"))
     # A neighbour of the package that happens to be called models is not ours.
     shutil.copytree(folder, package.parent / "models" / "theirs")
     assert net_names() == ["mine"]
