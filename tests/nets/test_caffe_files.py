@@ -1,4 +1,4 @@
-"""Tests of `fishing.nets.caffe_files`: which nets are read, and what is said of others."""
+"""Tests of `fishing.nets.caffe_files`: nets that are read, and errors for others."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_unknown_fields_are_noted_where_they_stand(tmp_path: Path) -> None:
     text = r"""name: "}" # }
       layer { name: "a" }  # a bracket: {
-      layer { name: "b{\"" odd { b: "}" c < d: 'x' > } pooling_param { kernel_size: 2 } },
+      layer { name: "b{\"" odd { b: "}" c < d: 'x' > } type: "Pooling" },
       layer [
         { name: "c" }
       ];

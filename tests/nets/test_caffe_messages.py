@@ -102,9 +102,10 @@ def test_v1_types_are_those_of_caffe() -> None:
     import caffe
 
     kinds = caffe_messages.V1LayerParameter.LayerType
-    text = "".join(f"layers {{ type: {name} }}" for name in kinds.keys())
+    names = list(kinds.keys())
+    text = "".join(f"layers {{ type: {name} }}" for name in names)
     upgraded = {layer.type for layer in _upgraded(text).layer}
-    assert len(upgraded) == len(kinds.keys())
+    assert len(upgraded) == len(names)
     known = set(caffe.layer_type_list())
     # Caffe is built without OpenCV, and so without the layers that read image files.
     assert upgraded - known == {"None", "ImageData", "WindowData"}

@@ -1,7 +1,6 @@
-"""Caffe's layers in ONNX operators: what each computes when a net is tested.
+"""Caffe's layers as ONNX operators, with the values that they have in the TEST phase.
 
-In go a layer's message and its bottoms, out comes its top. A layer that cannot be had
-exactly as Caffe has it is refused by its name and type.
+A layer that ONNX cannot compute exactly as Caffe does is refused by its name and type.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ def convert(build: Builder, layer: Any, bottoms: Sequence[Value]) -> Value:
     Raises
     ------
     NetError
-        If the layer is of a type or has settings that cannot be converted, or if its
-        parameters are missing or of other shapes.
+        If the layer has a type or settings that cannot be converted, or if its
+        parameters are missing or have other shapes.
     """
     if layer.type not in _ONE_BOTTOM and layer.type not in _MANY_BOTTOMS:
         known = " ".join(sorted([*_ONE_BOTTOM, *_MANY_BOTTOMS]))
@@ -56,7 +55,7 @@ def convert(build: Builder, layer: Any, bottoms: Sequence[Value]) -> Value:
 
 
 def prelu_slopes(build: Builder, layer: Any, x: Value) -> NDArray[np.float32]:
-    """Give a PReLU's slopes the shape (channels, 1, ..., 1), or (1,) for one."""
+    """Return a PReLU's slopes in the shape (channels, 1, ..., 1), or (1,) if shared."""
     is_shared = layer.prelu_param.channel_shared
     (slopes,) = build.parameters(layer, [[] if is_shared else x.shape[:1]])
     return slopes.reshape([1] if is_shared else [-1, *[1] * (len(x.shape) - 1)])
@@ -65,7 +64,7 @@ def prelu_slopes(build: Builder, layer: Any, x: Value) -> NDArray[np.float32]:
 def batch_norm_statistics(
     build: Builder, layer: Any, x: Value
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Divide the stored mean and variance by the stored number of their terms."""
+    """Return the mean and the variance, which are stored times a factor."""
     p, n = layer.batch_norm_param, x.shape[0]
     if p.HasField("use_global_stats") and not p.use_global_stats:
         raise refusal(layer, "stored statistics", "use_global_stats: false")
@@ -77,7 +76,7 @@ def batch_norm_statistics(
 def scale_factors(
     build: Builder, layer: Any, x: Value
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Give a Scale's factors, and its bias if it has one, axes that fit an image's."""
+    """Return a Scale's factors and bias, if any, in shapes that broadcast to images."""
     p, n_axes = layer.scale_param, len(x.shape)
     start = canonical_axis(layer, p.axis, x) - 1
     end = n_axes if p.num_axes == -1 else start + p.num_axes
@@ -91,7 +90,7 @@ def scale_factors(
 
 
 def _inner_product(build: Builder, layer: Any, x: Value) -> Value:
-    """Multiply; the weights are (num_output, K), or transposed where it says so."""
+    """Multiply by the weights, (num_output, K) or transposed."""
     p, name = layer.inner_product_param, layer.top[0]
     axis = canonical_axis(layer, p.axis, x)
     lead, width = x.shape[: axis - 1], math.prod(x.shape[axis - 1 :])
@@ -104,7 +103,7 @@ def _inner_product(build: Builder, layer: Any, x: Value) -> Value:
     if not lead:
         flat = build.reshape(x, [width], f"{layer.name}/flat")
         return build.node("Gemm", [flat, *weights], name, [p.num_output], **settings)
-    # Rows are products, several for each image.
+    # There are several products for each image.
     flat_shape = build.constant([-1, width], f"{layer.name}/rows/shape")
     rows = build.node("Reshape", [x, flat_shape], f"{layer.name}/rows", [width])
     product = f"{layer.name}/product"
@@ -189,12 +188,12 @@ def _flatten(build: Builder, layer: Any, x: Value) -> Value:
 
 
 def _reshape(build: Builder, layer: Any, x: Value) -> Value:
-    """Replace axes by those of `shape`, where 0 copies one and -1 is what is left."""
+    """Replace axes by those of `shape`; 0 copies an axis, and -1 takes what is left."""
     p, n_axes = layer.reshape_param, len(x.shape) + 1
     dims = list(p.shape.dim)
     start = p.axis if p.axis >= 0 else p.axis + n_axes + 1
     end = n_axes if p.num_axes == -1 else start + p.num_axes
-    batch = -2  # stands for the length of the batch axis, whatever it is
+    batch = -2  # stands for the length of the batch axis, which is open
     bottom, count = [batch, *x.shape], math.prod(x.shape)
     found = f"axis {p.axis}, num_axes {p.num_axes} and shape {dims}"
     copies = [start + i for i, dim in enumerate(dims) if dim == 0]
