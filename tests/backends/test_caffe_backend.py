@@ -1,4 +1,4 @@
-"""The blobs that Caffe makes, against gradients taken in other ways."""
+"""Tests of the Caffe backend: its blobs against gradients computed in other ways."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TAU = 2.0
 
 
 def _inputs(rng: np.random.Generator, n: int, size: int) -> NDArray[np.float32]:
-    """Make smooth inputs of the range of images with the mean subtracted."""
+    """Make smooth random images in the range of real ones minus the mean."""
     coarse = rng.uniform(-120, 130, (n, 3, 8, 8))
     fine = coarse.repeat(-(-size // 8), 2).repeat(-(-size // 8), 3)[..., :size, :size]
     return (fine + rng.normal(0, 10, fine.shape)).astype(np.float32)
@@ -319,7 +319,7 @@ def test_old_input_forms_and_loose_layers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bias", ["true", "false"])
 @pytest.mark.parametrize("trunk", ["frozen", "none"])
 def test_nothing_to_learn_below_the_head(tmp_path: Path, trunk, bias) -> None:
-    """Caffe skips a backward pass that it believes nobody needs."""
+    """Caffe skips a backward pass that it considers unnecessary."""
     head = _head(("fc6", "fc7"), "ReLU", in_place=True)
     head = head.replace("num_output", f"bias_term: {bias} num_output")
     text = TRUNK
@@ -371,7 +371,7 @@ def test_no_needless_work(tmp_path: Path) -> None:
         assert (net.blobs[name].diff == 7).all(), name
     for layer, params in net.params.items():
         for i, param in enumerate(params):
-            if (layer, i) != ("fc6", 1):  # the bias that makes Caffe go back at all
+            if (layer, i) != ("fc6", 1):  # Caffe runs its backward pass for this bias
                 assert (param.diff == 7).all(), layer
     assert (net.blobs["fc6@fc6"].diff != 7).all()
 
@@ -593,7 +593,7 @@ def test_unknown_devices(device: str) -> None:
 
 
 def test_a_gpu_that_is_not_there() -> None:
-    """With the build that is installed, be it for CUDA: an error, and no abort."""
+    """With either build it is an error, and no abort."""
     message = "built for the CPU only|found no NVIDIA driver|expected a GPU of number"
     _refused(load_net("tinyalexnet"), BackendError, message, device="gpu:99")
 

@@ -1,4 +1,4 @@
-"""The ONNX graph against Caffe: small random nets, and layers one by one."""
+"""Tests of the ONNX graph against Caffe (random nets) and formulas (single layers)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _graph(prototxt: Path, weights: Path, net: RandomNet) -> Graph:
 
 @pytest.mark.parametrize("seed", [*FAILED, *range(100, 100 + N_SEEDS)])
 def test_random_nets(tmp_path: Path, seed: int) -> None:
-    """All blobs of the trunk and the head, and all gradients, of both backends."""
+    """All blobs and all gradients of random nets agree with Caffe's."""
     net = RandomNet(seed)
     prototxt, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
     prototxt.write_text(f"force_backward: true\n{net.text}")
@@ -129,7 +129,7 @@ def _run(graph: Graph, data: Array) -> Array:
 
 @pytest.mark.parametrize("region", ["ACROSS_CHANNELS", "WITHIN_CHANNEL"])
 def test_lrn_by_its_definition(tmp_path: Path, region: str) -> None:
-    """alpha is over the number of terms, also of those outside; k is 1 within."""
+    """alpha is divided by the size of the window; within a channel k is 1."""
     layer = (
         'layer { name: "l" type: "LRN" bottom: "in" top: "out" lrn_param { '
         f"local_size: 3 alpha: 0.6 beta: 0.5 k: 2 norm_region: {region} }} }}"
@@ -171,7 +171,7 @@ def test_lrn_by_pooling(tmp_path: Path, size: int, k: float) -> None:
 
 
 def test_average_over_the_clipped_edge(tmp_path: Path) -> None:
-    """6 pixels, 2 of padding: windows end at 8, and the last one would hold 4 to 8."""
+    """With 6 pixels and 2 of padding, the last window, from 4 to 9, is clipped at 8."""
     layer = (
         'layer { name: "p" type: "Pooling" bottom: "in" top: "out" '
         "pooling_param { pool: AVE kernel_size: 5 stride: 3 pad: 2 } }"
@@ -294,7 +294,7 @@ def test_layers_that_are_not_used_do_not_matter(tmp_path: Path) -> None:
 
 
 def _inline(path: Path) -> dict[str, Array]:
-    """Run an exported file with ONNX Runtime and nothing of this package."""
+    """Run an exported file with ONNX Runtime alone."""
     session = onnxruntime.InferenceSession(str(path), providers=CPU)
     x = np.random.default_rng(1).normal(0, 50, (3, 3, 64, 64)).astype(np.float32)
     feed = {"data": x, "tau": np.array(2, np.float32)}

@@ -1,4 +1,4 @@
-"""A net in PyTorch: forward, and its autograd from the loss down to y6."""
+"""A net in PyTorch, with autograd from the loss down to y6."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TAU = 2.0
 def torch_net(
     spec: NetSpec, data: NDArray[np.float32], device: str = "cpu"
 ) -> Callable[[], dict[str, NDArray[np.float32]]]:
-    """Load a net; a call of the result brings the images there and the blobs back."""
-    # Not imported by name: the project does without, and so do its type checks.
+    """Load a net. A call of the result transfers the images, and returns the blobs."""
+    # Imported by a string, since the project and its type checks do without PyTorch.
     torch: Any = importlib.import_module("torch")
     functional: Any = importlib.import_module("torch.nn.functional")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -1,4 +1,4 @@
-"""Packing: what goes into a bundle, and that it is the same bytes each time."""
+"""Tests of the bundle: what is packed, and that its bytes are the same each time."""
 
 from __future__ import annotations
 

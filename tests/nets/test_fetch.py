@@ -1,4 +1,4 @@
-"""Fetching weights from a real HTTP server on the loopback that misbehaves."""
+"""Tests of `fishing.nets.fetch` with a misbehaving HTTP server on the loopback."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}{path}"
 
 
-# Plans: what a server does with a request for the bytes from `start` on.
+# Plans: how the server answers a request for the bytes from `start` on.
 
 
 def good(h: Handler, start: int, turn: int) -> None:

@@ -1,6 +1,6 @@
-"""The nets that come with the project, and the reading of any net's folder.
+"""Tests of the nets that come with the project, and of reading a net's folder.
 
-The oracle for the shapes is a parser and a computation of sizes of the test's own.
+The shapes are checked against a parser and a computation in this file.
 """
 
 from __future__ import annotations
