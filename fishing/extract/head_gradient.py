@@ -19,8 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import NetError
-from fishing.nets import NetSpec, fit_weights, read_net, read_weights, weights_path
-from fishing.nets.head import SAME_VALUES, prepare_head
+from fishing.nets import (
+    SAME_VALUES,
+    NetSpec,
+    fit_weights,
+    prepare_head,
+    read_net,
+    read_weights,
+    weights_path,
+)
 from fishing.store import Rows
 
 _Array = NDArray[np.float32]

@@ -1,8 +1,17 @@
 from .blobs import BLOBS as BLOBS
+from .blobs import forward_blob as forward_blob
+from .blobs import head_names as head_names
 from .caffe_files import read_net as read_net
+from .caffe_weights import LayerWeights as LayerWeights
 from .caffe_weights import fit_weights as fit_weights
 from .caffe_weights import read_weights as read_weights
 from .fetch import fetch_weights as fetch_weights
+from .head import SAME_VALUES as SAME_VALUES
+from .head import Head as Head
+from .head import prepare_head as prepare_head
+from .layers import ancestors as ancestors
+from .layers import check_input as check_input
+from .layers import check_settings as check_settings
 from .spec import NetSpec as NetSpec
 from .spec import Weights as Weights
 from .spec import load_net as load_net

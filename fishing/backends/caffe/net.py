@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fishing.errors import NetError
-from fishing.nets import BLOBS
-from fishing.nets.blobs import head_names
+from fishing.nets import (
+    BLOBS,
+    ancestors,
+    check_input,
+    check_settings,
+    head_names,
+    prepare_head,
+)
 from fishing.nets.caffe_messages import LayerParameter, LossParameter, set_layers
-from fishing.nets.head import prepare_head
-from fishing.nets.layers import ancestors, check_input, check_settings
 
 # How many parameter blobs the other layers have that a head may hold.
 _N_PARAMS = {"BatchNorm": 3, "PReLU": 1}

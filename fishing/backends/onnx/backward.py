@@ -18,7 +18,7 @@ from fishing.backends.onnx.layers import (
     prelu_slopes,
     scale_factors,
 )
-from fishing.nets.head import Head
+from fishing.nets import Head
 
 
 class _Step(NamedTuple):

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from fishing.errors import NetError
-from fishing.nets import fit_weights
-from fishing.nets.caffe_weights import LayerWeights
+from fishing.nets import LayerWeights, fit_weights
 
 # The lowest opset in which Softmax is along one axis.
 _OPSET, _IR_VERSION = 13, 7

@@ -14,11 +14,20 @@ from typing import Any
 from fishing.backends.onnx.backward import backward
 from fishing.backends.onnx.builder import Builder, Graph, Value, refusal
 from fishing.backends.onnx.layers import convert
-from fishing.nets import BLOBS, NetSpec, read_net, read_weights, weights_path
-from fishing.nets.blobs import forward_blob, head_names
-from fishing.nets.caffe_weights import LayerWeights
-from fishing.nets.head import Head, prepare_head
-from fishing.nets.layers import ancestors, check_input
+from fishing.nets import (
+    BLOBS,
+    Head,
+    LayerWeights,
+    NetSpec,
+    ancestors,
+    check_input,
+    forward_blob,
+    head_names,
+    prepare_head,
+    read_net,
+    read_weights,
+    weights_path,
+)
 
 #: The graph's inputs: images, and the temperature of eq. 10.
 DATA, TAU = "data", "tau"

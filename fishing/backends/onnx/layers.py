@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fishing.backends.onnx.builder import Builder, Value, canonical_axis, refusal
 from fishing.backends.onnx.spatial_layers import convolution, lrn, pooling
+from fishing.nets import check_settings
 from fishing.nets.caffe_messages import TEST, EltwiseParameter
-from fishing.nets.layers import check_settings
 
 
 def convert(build: Builder, layer: Any, bottoms: Sequence[Value]) -> Value:
