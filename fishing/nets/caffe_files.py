@@ -26,10 +26,11 @@ from fishing.nets.caffe_weights import parse_binary
 #: have a hundredth of these bytes and a twentieth of these values.
 MAX_NET_BYTES, MOST_VALUES = 2**24, 2**17
 
+# What tells the structure of a text: quotes and comments may hold brackets as well.
 _TOKEN = re.compile(
-    r"""\#[^\n]*                                        # a comment
-    | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*'        # a text in quotes
-    | [\[{<] | [\]}>](?:\s*[,;])?                      # a bracket, maybe a separator
+    r"""\#[^\n]*                                  # a comment
+    | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*'  # a text in quotes
+    | [\[{<] | [\]}>](?:\s*[,;])?                # a bracket, maybe with a separator
     """,
     re.VERBOSE,
 )
