@@ -40,7 +40,7 @@ NAME = "fishing-gpu"
 MOST_BYTES = 64 * 2**20
 
 # What Python imports there; backends other than Caffe are left out.
-PACKAGES = ("numpy", "six", "protobuf", "platformdirs")
+PACKAGES = ("numpy", "six", "protobuf", "platformdirs", "lazy_loader")
 LEFT_OUT = re.compile(
     r"(^|/)(tests?|__pycache__|idlelib|lib2to3|ensurepip|tkinter|turtledemo|f2py|include"
     r"|pydoc_data|config-[^/]*|site-packages|dist-packages|distutils|[^/]*\.dist-info)/"
@@ -117,13 +117,10 @@ def fill(folder: Path, obj: Path) -> None:
     """Put everything into a folder."""
     site, checks, root = folder / "site", folder / "check", HERE.parent
     fill_package(site / "caffe", obj, obj / "bundle" / module_name(), "blas.cu")
-    for name in PACKAGES:
-        copy_package(name, site)
-    copy_tree(root / "fishing", site / "fishing")
-    copy_tree(root / "models", site / "fishing" / "models")
+    copy_fishing(site)
     copy_tree(root / "tests" / "gpu", checks)
     for name in ("random_nets.py", "torch_nets.py"):
-        shutil.copy(root / "tests" / name, checks)
+        shutil.copy(root / "tests" / "backends" / name, checks)
     shutil.copy(HERE / "gtests.py", checks)
     (folder / "bin").mkdir()
     shutil.copy(obj / "caffe_tests_bundle", folder / "bin" / "caffe_tests")
@@ -134,6 +131,18 @@ def fill(folder: Path, obj: Path) -> None:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     (folder / "README.txt").write_text(describe(folder))
+
+
+def copy_fishing(site: Path) -> None:
+    """Copy this package with its nets, and what it imports."""
+    root = HERE.parent
+    for name in PACKAGES:
+        copy_package(name, site)
+    copy_tree(root / "fishing", site / "fishing")
+    copy_tree(root / "models", site / "fishing" / "models")
+    # lazy_loader reads the names that a folder hands on from its stub.
+    for stub in (root / "fishing").rglob("*.pyi"):
+        shutil.copy(stub, site / stub.relative_to(root))
 
 
 def describe(folder: Path) -> str:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from fishing.backends import open_backend
 from fishing.errors import FishingError
 from fishing.nets import BLOBS, NetSpec, load_net
-from fishing.store import ExtractionSettings
 from report import NotRunError, Section
 
 Blobs = Mapping[str, NDArray[np.float32]]
@@ -139,6 +138,7 @@ def mean_precisions(
     from fishing.evaluate import evaluate
     from fishing.extract import extract
     from fishing.images import read_splits
+    from fishing.store import ExtractionSettings
 
     lists = read_splits(data, ["trainval", "test"])
     extract(

@@ -23,7 +23,9 @@ from typing import Any
 os.environ["GLOG_minloglevel"] = "3"  # noqa: SIM112, glog spells it so
 HERE = Path(__file__).resolve().parent
 # The bundle has all of these files in one folder.
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "caffe_patch")]
+PARENT = HERE.parent
+FOLDERS = (HERE, PARENT / "backends", PARENT.parent / "caffe_patch")
+sys.path[:0] = map(str, FOLDERS)
 
 from agreement import compare_blobs, table  # noqa: E402
 from caffe_tests import run_caffe_tests  # noqa: E402
