@@ -20,6 +20,7 @@ setup(
     package_data={
         "": ["*.pyi"],
         "fishing": ["py.typed"],
+        "fishing.nets": ["caffe.proto", "caffe.desc"],
         "fishing.paper": ["paper.toml"],
         "fishing.report": ["page.html.j2"],
         "fishing.models": ["*/*"],
@@ -37,6 +38,7 @@ setup(
         "opencv-python-headless>=4.6",
         "pillow>=10.1",
         "platformdirs>=3.0",
+        "protobuf>=4.25.8",  # those before 4.25 crash; bounds the depth of messages
         "requests>=2.28",
         "scikit-image>=0.19.3",
         "scikit-learn>=1.6",

@@ -3,11 +3,11 @@
 
     CUDA=1 python caffe_patch/bundle.py     # what `make caffe-bundle CUDA=1` runs
 
-Out comes build/fishing-gpu.tar.xz: a folder that runs wherever it is unpacked, on
-x86-64 Linux with NVIDIA's driver. In it are an interpreter with its standard library,
-the package `caffe` and what it imports, Caffe's tests, all shared libraries but the C
-library's, and the check of tests/gpu. Caffe is linked with blas.cu in place of cuBLAS
-and cuRAND. Standard library only.
+This writes build/fishing-gpu.tar.xz, a folder that runs wherever it is unpacked, on
+x86-64 Linux with NVIDIA's driver. It contains an interpreter with its standard library,
+the package `caffe` and what it imports, Caffe's tests, all shared libraries except the
+C library's, and the check of tests/gpu. Caffe is linked with blas.cu in place of cuBLAS
+and cuRAND. The script needs the standard library only.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from failure import BuildError
 NAME = "fishing-gpu"
 MOST_BYTES = 64 * 2**20
 
-# What Python imports there; the backends of other libraries stay out.
-PACKAGES = ("numpy", "six", "protobuf", "platformdirs")
+# What Python imports there; backends other than Caffe are left out.
+PACKAGES = ("numpy", "six", "protobuf", "platformdirs", "lazy_loader")
 LEFT_OUT = re.compile(
     r"(^|/)(tests?|__pycache__|idlelib|lib2to3|ensurepip|tkinter|turtledemo|f2py|include"
     r"|pydoc_data|config-[^/]*|site-packages|dist-packages|distutils|[^/]*\.dist-info)/"
     r"|\.(a|pyi|pyc|whl|pxd)$|/(_tkinter|_curses\w*|readline|_dbm|_gdbm|_sqlite3|_ssl"
     r"|_test\w+|_xxtestfuzz|xxlimited\w*)\.cpython"
 )
-# The C library is the machine's own, as libcuda wants it.
+# The C library must be the machine's own, because libcuda needs it.
 GLIBC = re.compile(r"^(ld-linux|lib(c|m|dl|rt|pthread|util|resolv|nsl|anl)\.so)")
 
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -72,7 +72,7 @@ own.
 
 def main() -> int:
     """Build the bundle; 0 when it is there, else 2."""
-    # For other machines than this one, whatever GPU it has itself.
+    # The bundle is for other machines, whatever GPU this one has.
     os.environ["CUDA_ARCH"] = os.environ.get("CUDA_ARCH") or "all"
     try:
         path = make_bundle()
@@ -117,13 +117,10 @@ def fill(folder: Path, obj: Path) -> None:
     """Put everything into a folder."""
     site, checks, root = folder / "site", folder / "check", HERE.parent
     fill_package(site / "caffe", obj, obj / "bundle" / module_name(), "blas.cu")
-    for name in PACKAGES:
-        copy_package(name, site)
-    copy_tree(root / "fishing", site / "fishing")
-    copy_tree(root / "models", site / "fishing" / "models")
+    copy_fishing(site)
     copy_tree(root / "tests" / "gpu", checks)
     for name in ("random_nets.py", "torch_nets.py"):
-        shutil.copy(root / "tests" / name, checks)
+        shutil.copy(root / "tests" / "backends" / name, checks)
     shutil.copy(HERE / "gtests.py", checks)
     (folder / "bin").mkdir()
     shutil.copy(obj / "caffe_tests_bundle", folder / "bin" / "caffe_tests")
@@ -134,6 +131,18 @@ def fill(folder: Path, obj: Path) -> None:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     (folder / "README.txt").write_text(describe(folder))
+
+
+def copy_fishing(site: Path) -> None:
+    """Copy this package with its nets, and what it imports."""
+    root = HERE.parent
+    for name in PACKAGES:
+        copy_package(name, site)
+    copy_tree(root / "fishing", site / "fishing")
+    copy_tree(root / "models", site / "fishing" / "models")
+    # lazy_loader reads the names that a folder hands on from its stub.
+    for stub in (root / "fishing").rglob("*.pyi"):
+        shutil.copy(stub, site / stub.relative_to(root))
 
 
 def describe(folder: Path) -> str:

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Compiles and links the GPU build anew, and says what that took.
+"""Compiles and links the GPU build from scratch, and reports what that took.
 
     CUDA=1 python caffe_patch/cuda_check.py     # what `make caffe-cuda-check` runs
 
-No GPU is needed: module and tests are linked against cuBLAS and cuRAND and, for the
-bundle, against blas.cu; both modules are imported. Standard library only.
+No GPU is needed. The module and the tests are linked against cuBLAS and cuRAND and, for
+the bundle, against blas.cu; both modules are imported. The script needs the standard
+library only.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main() -> int:
 
 
 def check() -> dict[str, object]:
-    """Build everything from nothing.
+    """Build everything from scratch.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""The CUDA toolkit of a build with CUDA=1: compiler, libraries, architectures.
+"""Find the CUDA toolkit for a build with CUDA=1: compiler, libraries, architectures.
 
-In go CUDA_HOME, CUDA_ARCH, PATH and the GPU that is there, if any; out comes what CMake
-is told. What the toolkit lacks of cuBLAS and cuRAND comes from NVIDIA's wheels on PyPI.
-Standard library only.
+CUDA_HOME, CUDA_ARCH, PATH and the installed GPUs determine what CMake is told. If the
+toolkit lacks cuBLAS or cuRAND, NVIDIA's wheels on PyPI provide them. This needs the
+standard library only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Caffe's own tests: run the program of them in shards, and count.
+"""Run the program of Caffe's own tests in shards, and count what passed and failed.
 
-In goes the program and which tests to run, out come how many passed and failed.
-Standard library only, and nothing of the build: a bundle has the program alone.
+This needs the standard library only and nothing of the build, because a bundle contains
+only the program.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-# Tests of a type and a device end in a number: 2 and 3 are of the GPU.
+# Tests of a type and a device end in a number; 2 and 3 stand for the GPU.
 _ON_GPU = "*GPU*:*/2.*:*/3.*"
-#: Filters of GTest: all tests of a CPU build; of a GPU build those without and with a
-#: GPU, and all. TestBrewMode leaves a GPU build in GPU mode, whatever comes next.
+#: Filters of GTest: all tests of a CPU build, and of a GPU build those that need no
+#: GPU, those that need one, and all. TestBrewMode leaves a GPU build in GPU mode.
 FILTERS = {
     "cpu build": "-*GPU*",
     "cpu": f"-{_ON_GPU}:CommonTest.TestBrewMode",
@@ -27,7 +27,7 @@ FILTERS = {
 
 
 class TestRun(NamedTuple):
-    """How a run of tests ended; `log` is what the failed ones said, or a summary."""
+    """How a run of tests ended; `log` has the output of failed tests, or a summary."""
 
     passed: int
     failed: int
@@ -37,7 +37,7 @@ class TestRun(NamedTuple):
 def run_tests(
     program: Path, which: str, shards: int, *, folder: Path, device: str = ""
 ) -> TestRun:
-    """Run tests in processes beside each other.
+    """Run tests in several processes at the same time.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Makers of blobs: one interface, whatever runs the net.
+"""Choose the backend that runs a net, and open it.
 
-In go preprocessed images, out come the paired blobs of each image, by the names that
-they have in a features file.
+Every backend turns preprocessed images into the paired blobs of each image, under the
+names that they have in a features file.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from fishing.errors import BackendError, NetError
 from fishing.nets import NetSpec
 from fishing.processes import usable_cores
 
-#: What `open_backend` opens. All but the last make the same values up to rounding.
+#: What `open_backend` opens. All but the last agree to about 1e-5.
 BACKENDS = ("caffe", "onnx", "openvino", "openvino-bfloat16")
 
 
 def choose_backend(name: str, device: str = "cpu") -> str:
-    """Find the backend that ``auto`` stands for; other names must be known ones.
+    """Find the backend that ``auto`` stands for, and check any other name.
 
-    That is patched Caffe where a GPU is asked for and Caffe can be imported, and ONNX
-    Runtime anywhere else.
+    ``auto`` is patched Caffe if a GPU is asked for and Caffe can be imported. Otherwise
+    it is ONNX Runtime.
 
     Parameters
     ----------
@@ -56,17 +56,23 @@ def choose_backend(name: str, device: str = "cpu") -> str:
     if device == "cpu":
         return "onnx"
     caffe = importlib.util.find_spec("caffe")
-    # A mere folder of that name has no origin.
+    # A folder that happens to have this name has no origin.
     return "caffe" if caffe is not None and caffe.origin else "onnx"
 
 
 def check_run(temperature: float, batch_size: int | None) -> None:
     """Refuse settings with which no backend can run.
 
+    Parameters
+    ----------
+    temperature : float
+        tau of eq. 10.
+    batch_size : int or None
+
     Raises
     ------
     NetError
-        If the temperature is not a positive float32, or the batch size not positive.
+        If the temperature is not a positive float32, or if the batch size is below 1.
     """
     limits = np.finfo(np.float32)
     if not float(limits.tiny) <= temperature <= float(limits.max):
@@ -91,26 +97,30 @@ def open_backend(
     Parameters
     ----------
     name : str
-        As `choose_backend` gives it.
+        What `choose_backend` returns.
     spec : NetSpec
     temperature : float
         tau of eq. 10; positive.
     batch_size : int, optional
-        The most images that one call of `Backend.run` will bring; by default 32 on the
-        CPU, and what memory allows on a GPU.
+        The most images that one call of `Backend.run` takes; by default 32 on the CPU,
+        and on a GPU as many as its memory allows.
     device : str
         ``cpu``, ``gpu:0``, or several GPUs: ``gpu:0,1``.
     tf32 : bool
         Multiply in TF32 on the GPU.
 
+    Returns
+    -------
+    Backend
+
     Raises
     ------
     BackendError
-        If there is no such device, or the backend cannot load the net.
+        If there is no such device, or if the backend cannot load the net.
     NetError
-        If the weights are missing or the net has no head that fits.
+        If the weights are missing, or if the net has no head that fits.
     """
-    # Each is imported where it is asked for: the other's libraries may be missing.
+    # Only the chosen backend is imported, since libraries of others may be missing.
     maker: Callable[..., Backend]
     if name == "caffe":
         from fishing.backends.caffe.backend import CaffeBackend

@@ -1,8 +1,4 @@
-"""Devices: which are asked for, which GPUs there are, and how much fits into them.
-
-In goes a device as the command line has it, out come devices one by one, what NVIDIA's
-driver says of a GPU, and the batch size that its memory allows.
-"""
+"""Devices: the names that users give, the GPUs that exist, and what fits into them."""
 
 from __future__ import annotations
 
@@ -14,15 +10,15 @@ from typing import Any, NamedTuple
 from fishing.errors import BackendError
 from fishing.processes import usable_cores
 
-#: Images that go through the net at once, on the CPU and at most on a GPU.
+#: Images in a batch: the default on the CPU, and the most on a GPU.
 CPU_BATCH, MAX_BATCH = 32, 256
-#: Processes of Caffe on the CPU at most: each has weights and blobs of its own.
+#: The most processes of Caffe on the CPU, since each holds its own weights and blobs.
 CAFFE_PROCESSES = 4
-#: Workers on one GPU: while one brings a batch there and back, the other's net runs.
+#: Workers on one GPU: while one transfers a batch, the other computes.
 PER_GPU = 2
 
 _TF32 = 80
-# Of the free memory the nets may fill: the rest is for what nobody counts.
+# The share of free memory that nets may fill; the rest is for what is not counted.
 _SHARE = 0.8
 _DEVICES = re.compile(r"cpu|gpu:\d+(,\d+)*")
 # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_..., ..._COMPUTE_MODE; CU_COMPUTEMODE_...
@@ -54,17 +50,21 @@ class Gpu(NamedTuple):
 
 
 def parse_device(device: str) -> list[str]:
-    """Take a device apart into those that one worker runs on.
+    """Split a device into those that a single worker runs on.
 
     Parameters
     ----------
     device : str
         ``cpu``, ``gpu:0``, or several GPUs: ``gpu:0,1``.
 
+    Returns
+    -------
+    list of str
+
     Raises
     ------
     BackendError
-        If it is none of these, or names a GPU twice.
+        If `device` is none of these, or names a GPU twice.
 
     Examples
     --------
@@ -89,12 +89,16 @@ def find_gpu(device: str) -> Gpu:
     Parameters
     ----------
     device : str
-        ``gpu:N``, counted as CUDA does, among those that CUDA_VISIBLE_DEVICES leaves.
+        ``gpu:N``. CUDA numbers the GPUs that CUDA_VISIBLE_DEVICES lets it see.
+
+    Returns
+    -------
+    Gpu
 
     Raises
     ------
     BackendError
-        If there is no driver or no such GPU, or it cannot be used.
+        If there is no driver or no such GPU, or if it cannot be used.
     """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -107,32 +111,37 @@ def find_gpu(device: str) -> Gpu:
 
 
 def count_workers(device: str, *, processes: bool) -> int:
-    """Count the workers that a device is to have.
+    """Choose the number of workers on a device.
 
     Parameters
     ----------
     device : str
         ``cpu`` or ``gpu:N``.
     processes : bool
-        Whether each worker is a process of its own: on the CPU two of one thread do
-        1.6 times what one of two does, and a GPU may be set to take only one.
+        Whether each worker is a separate process. On the CPU, two processes of one
+        thread each are 1.6 times as fast as one of two threads. A GPU may be set to
+        accept only one process.
+
+    Returns
+    -------
+    int
     """
     if device == "cpu":
         return min(usable_cores(), CAFFE_PROCESSES) if processes else 1
     if processes:
-        # What else is wrong with a GPU, its worker says.
+        # If anything else is wrong with the GPU, its worker reports it.
         with suppress(BackendError):
             return 1 if find_gpu(device).exclusive else PER_GPU
     return PER_GPU
 
 
 def check_tf32(gpu: Gpu) -> None:
-    """Refuse a GPU that would multiply in float32 all the same.
+    """Refuse a GPU that has no TF32, and would multiply in float32.
 
     Raises
     ------
     BackendError
-        If it is older than compute capability 8.0.
+        If its compute capability is below 8.0.
     """
     if gpu.capability < _TF32:
         raise BackendError(
@@ -142,7 +151,7 @@ def check_tf32(gpu: Gpu) -> None:
 
 
 def _ask(cuda: Any, device: str) -> Gpu:
-    """Ask through the driver's own interface."""
+    """Ask for a GPU through the interface of the driver."""
 
     def call(name: str, *arguments: Any) -> None:
         code = getattr(cuda, name)(*arguments)
@@ -174,7 +183,7 @@ def _ask(cuda: Any, device: str) -> Gpu:
     for value, attribute in ((major, _MAJOR), (minor, _MINOR), (mode, _MODE)):
         call("cuDeviceGetAttribute", ctypes.byref(value), attribute, handle)
     context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
-    # The context that CUDA's runtime will use; it is let go of again.
+    # This is the context that CUDA's runtime will use; it is released below.
     call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
     try:
         call("cuCtxPushCurrent_v2", context)
@@ -197,16 +206,21 @@ def _ask(cuda: Any, device: str) -> Gpu:
 def fitting_batch(free: int, fixed: int, per_image: int, device: str) -> int:
     """Choose the batch size that memory allows.
 
-    A power of two, so that a little more or less free memory changes nothing.
+    It is a power of two, so that a little more or less free memory changes nothing.
 
     Parameters
     ----------
     free : int
-        Bytes of memory, of which each of `PER_GPU` workers gets its share.
+        Bytes of free memory, which the `PER_GPU` workers share.
     fixed, per_image : int
-        Bytes that the net takes anyway, and for each image of a batch.
+        Bytes that the net takes in any case, and for each image of a batch.
     device : str
-        For the message.
+        Named in the message.
+
+    Returns
+    -------
+    int
+        At most `MAX_BATCH`.
 
     Raises
     ------

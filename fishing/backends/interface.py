@@ -1,4 +1,4 @@
-"""What every backend offers."""
+"""The interface of all backends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Backend(Protocol):
-    """A net that is ready to run."""
+    """A net that is loaded and ready to run."""
 
     @property
     def widths(self) -> Mapping[str, int]:
@@ -24,7 +24,7 @@ class Backend(Protocol):
 
     @property
     def n_at_once(self) -> int:
-        """How many calls of `run` can go on at the same time, in threads."""
+        """How many threads may call `run` at the same time."""
         ...
 
     def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -37,7 +37,7 @@ class Backend(Protocol):
         Returns
         -------
         dict of str to ndarray of float32, shape (n, widths[name])
-            One entry for each of `BLOBS`; row i belongs to image i alone.
+            One entry for each of `BLOBS`. Row i depends on image i alone.
 
         Raises
         ------
@@ -47,5 +47,5 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the net and its memory."""
+        """Release the net and its memory."""
         ...

@@ -1,7 +1,7 @@
-"""The fast backend of x86-64 processors: the ONNX graph on Intel's OpenVINO.
+"""The fast backend for x86-64 processors: the ONNX graph in Intel's OpenVINO.
 
-In go batches, out come paired blobs. In bfloat16, 8 bits of a number, convolutions and
-inner products take a processor's matrix unit (AMX), where it has one.
+In bfloat16, which keeps 8 bits of a number, convolutions and inner products run on the
+processor's matrix unit (AMX), if it has one.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ class OpenvinoBackend:
     spec : NetSpec
     temperature : float
     batch_size : int or None
-        By default 32; the batch axis of the graph is open.
+        By default 32. The graph takes batches of any size.
     device : str
         ``cpu``.
     precision : str
-        Of the products: ``float32`` or ``bfloat16``. Blobs are float32 in any case.
+        ``float32`` or ``bfloat16``, for products. Blobs are always float32.
 
     Raises
     ------
     BackendError
         If OpenVINO is missing, the processor lacks the precision, or OpenVINO stops.
     NetError
-        If the weights are missing, the net does not fit or cannot be converted.
+        If the weights are missing, or if the net does not fit or cannot be converted.
     """
 
     n_at_once = 1
@@ -66,7 +66,7 @@ class OpenvinoBackend:
         except ImportError as error:
             raise BackendError(
                 f"expected OpenVINO, found that it cannot be imported ({error}); run "
-                "`pip install openvino` or use --backend onnx"
+                "`pip install 'fishing[openvino]'` or use --backend onnx"
             ) from None
         core = openvino.Core()
         if precision == "bfloat16":
@@ -76,7 +76,7 @@ class OpenvinoBackend:
         self.batch_size = batch_size or CPU_BATCH
         self._tau = np.array(temperature, np.float32)
         settings = {
-            # Else OpenVINO chooses a precision by the processor.
+            # By default OpenVINO chooses the precision by the processor.
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": usable_cores(),
             "NUM_STREAMS": 1,
@@ -97,18 +97,18 @@ class OpenvinoBackend:
         except RuntimeError as error:
             raise _stopped(error) from None
         return {
-            # A view of memory that the next pass overwrites.
+            # The tensor's memory is overwritten by the next pass.
             name: self._request.get_tensor(name).data.copy()
             for name in self.widths
         }
 
     def close(self) -> None:
-        """Let go of the net and its memory."""
+        """Release the net and its memory."""
         self._request = None
 
 
 def _check_bfloat16(core: Any) -> None:
-    """Refuse a processor that would be slower in bfloat16, if it could at all."""
+    """Refuse a processor that has no instructions for bfloat16, or emulates them."""
     found = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in found:
         raise BackendError(
@@ -118,6 +118,6 @@ def _check_bfloat16(core: Any) -> None:
 
 
 def _stopped(error: Exception) -> BackendError:
-    """Put what OpenVINO said into one line."""
+    """Make an error of OpenVINO's message, in one line."""
     words = " ".join(str(error).split())
     return BackendError(f"OpenVINO stopped: {words or type(error).__name__}")

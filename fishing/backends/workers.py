@@ -1,9 +1,9 @@
-"""Several workers as one backend: GPUs beside each other, two workers on each.
+"""Several workers as one backend: several GPUs, with two workers on each.
 
-In go batches, out come their blobs in the same order, so that the rows of a file do not
-tell how many workers made them. A worker of Caffe is a process of its own and one of
-ONNX Runtime lets Python's lock go, so a thread for each is enough here. While one of
-two workers on a GPU brings a batch there and blobs back, the net of the other runs.
+Blobs come in the order of their batches, so that the rows of a file do not depend on
+the number of workers. One thread for each worker is enough, because a worker of Caffe
+is a separate process and ONNX Runtime releases Python's lock. While one of the two
+workers on a GPU transfers a batch or its blobs, the other one computes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ T = TypeVar("T")
 
 
 class Workers:
-    """Backends of one net as one; implements `fishing.backends.Backend`.
+    """Several backends of one net as one; implements `fishing.backends.Backend`.
 
     Parameters
     ----------
     makers : sequence of callables
-        Each opens a backend; all of the same net.
+        Each opens a backend. All open the same net.
 
     Raises
     ------
     FishingError
-        As they have it; those that were opened are closed.
+        If a backend cannot be opened. Those that were opened are closed.
     """
 
     def __init__(self, makers: Sequence[Callable[[], Backend]]) -> None:
@@ -47,7 +47,7 @@ class Workers:
         for backend in backends:
             self._free.put(backend)
         self.widths = backends[0].widths
-        # The same batches for all, lest a row depend on who made it.
+        # All get batches of one size, or a row would depend on the worker that made it.
         self.batch_size = min(backend.batch_size for backend in backends)
         self.n_at_once = len(backends)
 
@@ -60,14 +60,14 @@ class Workers:
             self._free.put(backend)
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all backends."""
         self._closing.close()
 
 
 def run_ahead(
     net: Backend, batches: Iterable[tuple[T, NDArray[np.float32]]]
 ) -> Generator[tuple[T, Blobs], None, None]:
-    """Run batches while the results of those before them are used.
+    """Run batches ahead, while the caller uses the results of earlier ones.
 
     Close the iterator before the net.
 
@@ -75,25 +75,27 @@ def run_ahead(
     ----------
     net : Backend
     batches : iterable of (object, ndarray)
-        What is to be known of a batch, and its images; there may be none.
+        Anything that identifies a batch, and its images. A batch may be empty.
 
     Yields
     ------
     object
+        What identifies the batch.
     dict of str to ndarray
-        The blobs of the batch, in the order of the batches; empty if it was.
+        The blobs of the batch, which is empty for an empty batch. Batches keep their
+        order.
 
     Raises
     ------
     BackendError
-        At the batch that cannot be run, after all before it.
+        If a batch cannot be run; all batches before it are yielded first.
     """
     waiting: deque[tuple[T, Future[Any]]] = deque()
     pool = ThreadPoolExecutor(net.n_at_once)
     try:
         for about, data in batches:
             waiting.append((about, pool.submit(_run, net, data)))
-            # While a result is used all workers run, and no more is lost if all ends.
+            # All workers run while a result is used, and a crash loses no more batches.
             if len(waiting) > net.n_at_once:
                 first, future = waiting.popleft()
                 yield first, future.result()

@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import NetError
-from fishing.nets import NetSpec, fit_weights, read_net, read_weights, weights_path
-from fishing.nets.head import (
+from fishing.nets import (
     SAME_VALUES,
-    check_softmax,
-    find_head,
-    separate_in_place,
+    NetSpec,
+    fit_weights,
+    prepare_head,
+    read_net,
+    read_weights,
+    weights_path,
 )
 from fishing.store import Rows
 
@@ -103,9 +105,7 @@ def read_steps(spec: NetSpec, widths: Mapping[str, int]) -> list[Step]:
         does not tell f'.
     """
     net = read_net(spec.prototxt)
-    separate_in_place(net.layer, spec.blobs["x5"])
-    check_softmax(net.layer, spec.blobs)
-    layers, inner_products = find_head(net.layer, spec.blobs)
+    layers, inner_products = prepare_head(net.layer, spec.blobs)
     caffemodel = weights_path(spec)
     found = read_weights(caffemodel)
     steps = []

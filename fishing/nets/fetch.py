@@ -1,7 +1,7 @@
-"""Fetch the weights of a net: what goes in is a `NetSpec`, what comes out a file.
+"""Fetch the weights of a net into the cache, and check them by SHA-256.
 
-The bytes gather in `<file>.part` in the cache, where the next run goes on with them
-after a break, and get the file's own name only when size and SHA-256 are right.
+Bytes are collected in `<file>.part`, from where the next run goes on after a break. The
+file gets its own name only once its size and its SHA-256 are right.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _log = logging.getLogger(__name__)
 TRIES = 5
 PAUSE = 1.0  # seconds before another try
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of the body
-MAX_BYTES = 2**31  # where no size is on record: Caffe reads no file of more
-_CHUNK = 1 << 16  # bytes: what a break may cost of what came
+MAX_BYTES = 2**31  # where no size is on record; Caffe reads no larger file
+_CHUNK = 1 << 16  # bytes; a break loses no more of what has arrived
 
 
 class _BreakError(Exception):
-    """The connection broke: another try of the same source may bring more."""
+    """The connection broke, and another try of the same source may bring more."""
 
 
 class _SourceError(Exception):
-    """The source does not have the file: on to the next."""
+    """The source does not have the file, so that the next one is tried."""
 
 
 def fetch_weights(
@@ -45,21 +45,21 @@ def fetch_weights(
 ) -> Path:
     """Bring the weights of a net into the cache, unless they are there already.
 
-    A second fetch of the same file waits for the first, by `flock` (Linux, macOS).
+    A second process that fetches the same file waits for the first.
 
     Parameters
     ----------
     spec : NetSpec
     source : str, optional
-        An http(s) address or a local path, instead of the net's own sources.
+        An http(s) address or a local path to use instead of the net's own sources.
     progress : Progress
-        Counts bytes.
+        It is told the number of bytes.
 
     Returns
     -------
     Path
-        The weights, of the size and SHA-256 on record: beside `net.toml` where they
-        come with the net, or else in the cache.
+        The weights, whose size and SHA-256 are those on record. They lie beside
+        `net.toml` if they come with the net, and otherwise in the cache.
 
     Raises
     ------
@@ -110,13 +110,13 @@ def _from_url(spec: NetSpec, url: str, target: Path, progress: Progress) -> None
         if fault is None:
             return _keep(part, target)
         part.unlink()
-        # Bytes of an earlier run or source may be at fault: once more from nothing.
+        # Bytes of an earlier run or source may be at fault: start again from nothing.
         if not went_on:
             raise _SourceError(fault)
 
 
 def _from_path(spec: NetSpec, path: str, target: Path, progress: Progress) -> None:
-    # A name of its own keeps a half-finished download.
+    # Another name than `.part` leaves a half-finished download as it is.
     copy = _suffixed(target, ".copy")
     try:
         source = open(path, "rb")  # noqa: SIM115 - only its opening is the user's fault
@@ -140,7 +140,7 @@ def _from_path(spec: NetSpec, path: str, target: Path, progress: Progress) -> No
 
 
 def _gather(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
-    """Bring `part` to its full length, in as many tries as breaks allow."""
+    """Download what `part` lacks; after a break, try again."""
     size = spec.weights.size
     for attempt in range(TRIES):
         before = _size(part)
@@ -150,7 +150,7 @@ def _gather(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
             return _request(spec, url, part, progress)
         except _BreakError as error:
             reason = str(error)
-        # A host that is down is left at once for the next source.
+        # The first try brought nothing: the host is down, and the next source is tried.
         if attempt == 0 and _size(part) == before:
             break
         time.sleep(PAUSE)
@@ -159,7 +159,7 @@ def _gather(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
 
 
 def _request(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
-    """Ask once for the bytes that `part` lacks, and add what comes."""
+    """Ask once for the bytes that `part` lacks, and append what arrives."""
     start = _size(part)
     # An encoded body would have other bytes and another length.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"fishing/{__version__}"}
@@ -186,7 +186,7 @@ def _request(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
         raise _SourceError(f"expected an http(s) address, found: {error}") from error
     except requests.RequestException as error:
         raise _BreakError(f"the connection broke: {_root(error)}") from error
-    except ValueError as error:  # urllib3's, of host names such as a..b
+    except ValueError as error:  # urllib3 raises it for host names such as a..b
         raise _SourceError(f"expected an http(s) address, found: {error}") from error
     if total is not None and done < total:
         raise _BreakError(f"the connection broke after {done} of {total} bytes")
@@ -195,7 +195,7 @@ def _request(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
 def _agree(
     answer: requests.Response, part: Path, start: int, size: int | None
 ) -> tuple[int, int | None]:
-    """Read from an answer's head where its body starts, and the file's length."""
+    """Read from an answer's head where its body starts and how long the file is."""
     status, length = answer.status_code, answer.headers.get("Content-Length", "")
     total = int(length) if length.isdecimal() else None
     if status == 206:
@@ -206,7 +206,7 @@ def _agree(
             raise _BreakError(f"expected the bytes from {start} on, found {found!r}")
         total = int(match[2]) if match[2] != "*" else None
     elif status == 200:
-        start = 0  # the whole body comes, whether or not a part was asked for
+        start = 0  # the whole file follows, whether or not a part was asked for
     elif status == 416:
         part.unlink(missing_ok=True)
         raise _BreakError(f"expected the bytes from {start} on, found status 416")
@@ -222,7 +222,7 @@ def _agree(
 
 
 def _fault(spec: NetSpec, path: Path) -> str | None:
-    """Say what keeps a file from being the weights on record, if anything does."""
+    """Describe how a file differs from the weights on record; None if it does not."""
     size, sha256 = spec.weights.size, spec.weights.sha256
     if size is not None and _size(path) != size:
         return f"expected {size} bytes, found {_size(path)}"
@@ -232,14 +232,14 @@ def _fault(spec: NetSpec, path: Path) -> str | None:
 
 
 def _keep(file: Path, target: Path) -> None:
-    """Give checked bytes their name; they are on the disk before the name is."""
+    """Give a checked file its name once its bytes are on the disk."""
     name_whole_file(file, target)
     _suffixed(target, ".part").unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Hold the lock of `target`; an error of the disk becomes a NetError."""
+    """Hold the lock of `target`, and turn errors of the disk into a NetError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with lock(_suffixed(target, ".lock"), _say_that_it_waits):
@@ -264,7 +264,7 @@ def _size(path: Path) -> int:
 
 
 def _root(error: BaseException) -> BaseException:
-    """Go down to the first cause: `Connection refused` says it, its wrappers do not."""
+    """Find the first cause, such as `Connection refused`, below its wrappers."""
     for inner in (getattr(error, "reason", None), *error.args):
         if isinstance(inner, BaseException):
             return _root(inner)

@@ -1,7 +1,7 @@
 """The head of a net: the chain of inner products that eq. 10 goes down.
 
-In go the layers of a net, as Caffe's messages or our own, out come those of the head.
-Both backends share this walk, and so refuse the same nets in the same words.
+All backends and `fishing temper` find the head with `prepare_head`, and so refuse the
+same nets in the same words.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fishing.errors import NetError
+from fishing.nets.blobs import head_names
+from fishing.nets.layers import producer, separate_in_place
 
-# Layers that hand on the values they get (dropout does so when a net is tested).
+#: Types of layers that hand on the values they get, as dropout does in the TEST phase.
 SAME_VALUES = {"Dropout", "Flatten", "Reshape"}
 
 
@@ -20,9 +22,9 @@ class Head(NamedTuple):
 
     Attributes
     ----------
-    layers : list
-        From the logits down; some layers below the lowest inner product may follow it.
-    inner_products : list
+    layers : list of LayerParameter
+        From the logits down. Some layers below the lowest inner product may follow it.
+    inner_products : list of LayerParameter
         From the lowest up.
     """
 
@@ -30,20 +32,43 @@ class Head(NamedTuple):
     inner_products: list[Any]
 
 
-def find_head(
-    layers: Sequence[Any],
-    blobs: Mapping[str, str],
-    keys: Sequence[str] = ("x5", "x6", "x7", "y8"),
-) -> Head:
-    """Walk from the logits down to x5.
+def prepare_head(layers: Sequence[Any], blobs: Mapping[str, str]) -> Head:
+    """Give each layer of the head a blob of its own, and find the head.
 
     Parameters
     ----------
-    layers : sequence of layers
-        In each of the head a blob of its own must be written: see `separate_in_place`.
+    layers : sequence of LayerParameter
+        All layers of a net. Names of bottoms and tops above x5 are changed in place.
+    blobs : mapping of str to str
+        The net's names of the blobs that `head_names` lists.
+
+    Returns
+    -------
+    Head
+
+    Raises
+    ------
+    NetError
+        If x8 is not the softmax of y8, or the net has no head that fits `blobs`.
+    """
+    *inputs, logits, _ = head_names()
+    separate_in_place(layers, blobs[inputs[0]])
+    _check_softmax(layers, blobs)
+    return find_head(layers, blobs, (*inputs, logits))
+
+
+def find_head(
+    layers: Sequence[Any], blobs: Mapping[str, str], names: Sequence[str]
+) -> Head:
+    """Walk from the logits down to the input of the lowest inner product.
+
+    Parameters
+    ----------
+    layers : sequence of LayerParameter
+        Each layer of the head writes a blob of its own; see `separate_in_place`.
     blobs : mapping of str to str
         The net's names of the inputs of the inner products and of the logits.
-    keys : sequence of str
+    names : sequence of str
         The keys of `blobs`, from the lowest input to the logits.
 
     Returns
@@ -53,25 +78,19 @@ def find_head(
     Raises
     ------
     NetError
-        If the net has no head of ``len(keys) - 1`` inner products that fits `blobs`.
+        If the net has no head of ``len(names) - 1`` inner products that fits `blobs`.
     """
     walk = _Walk(layers)
-    found = [walk.inner_product(blobs[keys[-1]], keys[-1], pass_through=False)]
-    for key in reversed(keys[1:-1]):
-        walk.same_values(found[-1].bottom[0], blobs[key], key)
-        found.append(walk.inner_product(blobs[key], key, pass_through=True))
-    walk.same_values(found[-1].bottom[0], blobs[keys[0]], keys[0])
+    found = [walk.inner_product(blobs[names[-1]], names[-1], pass_through=False)]
+    for name in reversed(names[1:-1]):
+        walk.same_values(found[-1].bottom[0], blobs[name], name)
+        found.append(walk.inner_product(blobs[name], name, pass_through=True))
+    walk.same_values(found[-1].bottom[0], blobs[names[0]], names[0])
     return Head(walk.layers, found[::-1])
 
 
-def check_softmax(layers: Sequence[Any], blobs: Mapping[str, str]) -> None:
-    """Hold x8 to be the softmax of y8.
-
-    Raises
-    ------
-    NetError
-        If it is not, or if a blob that is named does not exist.
-    """
+def _check_softmax(layers: Sequence[Any], blobs: Mapping[str, str]) -> None:
+    """Check that all blobs exist, and that x8 is the softmax of y8."""
     for blob in blobs.values():
         producer(layers, blob)
     softmax = producer(layers, blobs["x8"])
@@ -87,48 +106,8 @@ def check_softmax(layers: Sequence[Any], blobs: Mapping[str, str]) -> None:
         )
 
 
-def producer(layers: Sequence[Any], blob: str) -> Any:
-    """Find the layer that writes `blob` last.
-
-    Raises
-    ------
-    NetError
-        If there is none.
-    """
-    found = [layer for layer in layers if blob in layer.top]
-    if not found:
-        raise NetError(f"expected a blob '{blob}' in the net, found none of that name")
-    return found[-1]
-
-
-def separate_in_place(layers: Sequence[Any], x5: str) -> None:
-    """Give each layer above `x5` a top of its own; the last writer keeps the name.
-
-    The names of bottoms and tops are changed where they are.
-    """
-    start = [layer is producer(layers, x5) for layer in layers].index(True) + 1
-    head = layers[start:]
-    last = {top: layer.name for layer in head for top in layer.top}
-    current: dict[str, str] = {}
-    for layer in head:
-        layer.bottom[:] = [current.get(bottom, bottom) for bottom in layer.bottom]
-        for i, top in enumerate(layer.top):
-            current[top] = top if last[top] == layer.name else f"{top}@{layer.name}"
-            layer.top[i] = current[top]
-
-
-def ancestors(layers: Sequence[Any], blobs: Sequence[str]) -> list[Any]:
-    """List, in their order, the layers that any of `blobs` depends on."""
-    needed, kept = set(blobs), []
-    for layer in reversed(layers):
-        if needed.intersection(layer.top):
-            needed.update(layer.bottom)
-            kept.append(layer)
-    return kept[::-1]
-
-
 class _Walk:
-    """A way down from the logits, and the layers that it passed."""
+    """The way down from the logits, and the layers that it has passed."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._below = list(layers)

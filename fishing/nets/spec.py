@@ -1,8 +1,6 @@
-"""Nets: what `models/<net>/` says about a net, and where its weights lie.
+"""What the folder of a net, such as `models/vgg16/`, says about it.
 
-In goes the name of a net, or a folder of the same form: `deploy.prototxt`, `net.toml`
-and, where they are small, the weights. Out come a `NetSpec`, checked key by key, and
-the path of the weights.
+The folder holds `deploy.prototxt`, `net.toml` and, if they are small, the weights.
 """
 
 from __future__ import annotations
@@ -14,10 +12,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fishing.errors import NetError
-from fishing.files import file_sha256
+from fishing.files import file_sha256, read_at_most
 from fishing.nets.blobs import head_names
 
 if sys.version_info >= (3, 11):
@@ -36,7 +34,7 @@ class Weights:
     file: str  # name, without a folder
     size: int | None  # bytes
     sha256: str | None  # 64 hexadecimal digits in lower case
-    sources: tuple[str, ...]  # http(s) addresses known to hold the same bytes
+    sources: tuple[str, ...]  # http(s) addresses that are known to have this file
     licence: str  # the terms of the weights
 
 
@@ -48,9 +46,9 @@ class NetSpec:
     title: str  # a line that describes the net
     folder: Path
     prototxt: Path
-    input_size: int  # pixels: the shortest side, and of the crop from the centre
-    mean: tuple[float, float, float]  # of B, G and R, which run from 0 to 255
-    blobs: dict[str, str]  # the paper's x5, x6, x7, y8, x8 to names in the prototxt
+    input_size: int  # pixels of the shortest side, and of each side of the centre crop
+    mean: tuple[float, float, float]  # of B, G and R, which range from 0 to 255
+    blobs: dict[str, str]  # the names of `head_names` to those in the prototxt
     weights: Weights
 
     @property
@@ -65,8 +63,8 @@ def load_net(net: str) -> NetSpec:
     Parameters
     ----------
     net : str
-        A name that `net_names` lists, or the path of a folder of the same form. A
-        folder that shares its name with a known net is written with a slash: `./vgg16`.
+        A name that `net_names` lists, or the path of a folder like those of models/. If
+        the folder has the name of a known net, write it with a slash: `./vgg16`.
 
     Returns
     -------
@@ -75,7 +73,7 @@ def load_net(net: str) -> NetSpec:
     Raises
     ------
     NetError
-        If there is no such net, a file is missing, or `net.toml` is malformed.
+        If there is no such net, if a file is missing, or if `net.toml` is malformed.
 
     Examples
     --------
@@ -106,7 +104,7 @@ def net_names() -> list[str]:
 
 
 def models_folder() -> Path:
-    """Find models/: inside an installed package, beside the package in a checkout."""
+    """Find models/: inside an installed package, or beside a checked-out one."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "models", package.parent / "models"):
         if folder.is_dir():
@@ -118,12 +116,9 @@ def models_folder() -> Path:
 
 
 def _read(toml: Path, prototxt: Path) -> NetSpec:
+    """Read and check net.toml."""
     try:
-        with toml.open("rb") as file:
-            text = file.read(_MAX_TOML_BYTES + 1)
-        if len(text) > _MAX_TOML_BYTES:
-            raise ValueError(f"more than {_MAX_TOML_BYTES} bytes")
-        found = tomllib.loads(text.decode())
+        found = tomllib.loads(read_at_most(toml, _MAX_TOML_BYTES).decode())
     # A number may have more digits than Python reads, or tables be too deep for it.
     except (ValueError, RecursionError) as error:
         raise NetError(f"expected TOML in {toml}, found {error}; correct it") from error
@@ -151,7 +146,7 @@ def _read(toml: Path, prototxt: Path) -> NetSpec:
 
 
 def _check_table(toml: Path, table: str, values: dict[str, Any]) -> None:
-    """Hold one table of `net.toml`, and those in it, against `_KEYS`."""
+    """Check that a table of net.toml, and those in it, have the keys of `_KEYS`."""
     keys, prefix = _KEYS[table], f"{table}." if table else ""
     for key in values:
         if key not in keys:
@@ -161,17 +156,18 @@ def _check_table(toml: Path, table: str, values: dict[str, Any]) -> None:
             )
     for key, kind in keys.items():
         if key not in values:
-            if prefix + key in _OPTIONAL:
+            if f"{prefix}{key}" in _OPTIONAL:
                 continue
             raise NetError(
-                f"{toml}: expected `{prefix}{key}`, {kind}, found no such key; add it"
+                f"{toml}: expected `{prefix}{key}`, {kind.words}, found no such key; "
+                "add it"
             )
-        if not _KINDS[kind](values[key]):
+        if not kind.fits(values[key]):
             raise NetError(
-                f"{toml}: expected `{prefix}{key}` to be {kind}, found "
+                f"{toml}: expected `{prefix}{key}` to be {kind.words}, found "
                 f"{_shown(values[key])}; correct it"
             )
-        if kind == "a table":
+        if kind is _TABLE:
             _check_table(toml, key, values[key])
 
 
@@ -183,25 +179,18 @@ def _shown(value: object) -> str:
         return "a number without end"
 
 
-def _is_mean(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(v) in (int, float) and 0 <= v <= 255 for v in value)
-    )
+class _Kind(NamedTuple):
+    """What a value of net.toml has to be, in words and as a test."""
+
+    words: str
+    fits: Callable[[Any], bool]
 
 
-def _is_sources(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(v, str) and re.fullmatch(r"https?://\S+", v) for v in value
-    )
-
-
-def _is_like(pattern: str) -> Callable[[object], bool]:
+def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None
 
 
-def _is_line(value: object) -> bool:
+def _is_line(value: Any) -> bool:
     return (
         isinstance(value, str)
         and 0 < len(value.strip()) <= len(value) <= 1000
@@ -209,38 +198,47 @@ def _is_line(value: object) -> bool:
     )
 
 
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "a table": lambda v: isinstance(v, dict),
-    "a text of one line": _is_line,
-    "a whole number above 0": lambda v: type(v) is int and v > 0,
-    f"a whole number from 1 to {MAX_INPUT_SIZE}": lambda v: (
-        type(v) is int and 0 < v <= MAX_INPUT_SIZE
-    ),
-    "three numbers (B, G, R) from 0 to 255": _is_mean,
-    # Anything but a plain name could point outside the folder.
-    "a file name without a folder": _is_like(r"[A-Za-z0-9_][\w.+-]{0,199}"),
-    "64 hexadecimal digits in lower case": _is_like(r"[0-9a-f]{64}"),
-    "a list of http(s) addresses": _is_sources,
-}
-_KEYS: dict[str, dict[str, str]] = {
+def _is_mean(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(v) in (int, float) and 0 <= v <= 255 for v in value)
+    )
+
+
+def _is_sources(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_matches(r"https?://\S+"), value))
+
+
+_TABLE = _Kind("a table", lambda v: isinstance(v, dict))
+_LINE = _Kind("a text of one line", _is_line)
+_KEYS = {
     "": {
-        "name": "a text of one line",
-        "title": "a text of one line",
-        "input": "a table",
-        "blobs": "a table",
-        "weights": "a table",
+        "name": _LINE,
+        "title": _LINE,
+        "input": _TABLE,
+        "blobs": _TABLE,
+        "weights": _TABLE,
     },
     "input": {
-        "size": f"a whole number from 1 to {MAX_INPUT_SIZE}",
-        "mean": "three numbers (B, G, R) from 0 to 255",
+        "size": _Kind(
+            f"a whole number from 1 to {MAX_INPUT_SIZE}",
+            lambda v: type(v) is int and 0 < v <= MAX_INPUT_SIZE,
+        ),
+        "mean": _Kind("three numbers (B, G, R) from 0 to 255", _is_mean),
     },
-    "blobs": dict.fromkeys(head_names(), "a text of one line"),
+    "blobs": dict.fromkeys(head_names(), _LINE),
     "weights": {
-        "file": "a file name without a folder",
-        "size": "a whole number above 0",
-        "sha256": "64 hexadecimal digits in lower case",
-        "sources": "a list of http(s) addresses",
-        "licence": "a text of one line",
+        # Anything but a plain name could point outside the folder.
+        "file": _Kind(
+            "a file name without a folder", _matches(r"[A-Za-z0-9_][\w.+-]{0,199}")
+        ),
+        "size": _Kind("a whole number above 0", lambda v: type(v) is int and v > 0),
+        "sha256": _Kind(
+            "64 hexadecimal digits in lower case", _matches(r"[0-9a-f]{64}")
+        ),
+        "sources": _Kind("a list of http(s) addresses", _is_sources),
+        "licence": _LINE,
     },
 }
-_OPTIONAL = {f"weights.{key}" for key in ("size", "sha256", "sources", "licence")}
+_OPTIONAL = {"weights.size", "weights.sha256", "weights.sources", "weights.licence"}

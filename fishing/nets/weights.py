@@ -1,4 +1,4 @@
-"""Where the weights of a net lie, and whether they are the ones on record."""
+"""Where the weights of a net are, and whether they are the ones on record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cache_folder() -> Path:
 def cached_weights(spec: NetSpec) -> Path:
     """Name the file in the cache that the weights are fetched to.
 
-    Its folder is named by the SHA-256: nets may call their files alike.
+    Its folder is named by the SHA-256, because files of two nets may have one name.
     """
     folder = (spec.weights.sha256 or "unknown")[:16]
     return cache_folder() / "weights" / folder / spec.weights.file
@@ -32,8 +32,8 @@ def cached_weights(spec: NetSpec) -> Path:
 def weights_path(spec: NetSpec) -> Path:
     """Find the weights of a net, beside its `net.toml` or in the cache.
 
-    The cache is open only to weights with a SHA-256 on record: without one, another
-    net's file of the same name would pass for them.
+    Only weights with a SHA-256 on record are looked for in the cache. Without one,
+    another net's file of the same name would pass for them.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def weights_path(spec: NetSpec) -> Path:
     Returns
     -------
     Path
-        A file of the recorded size; its SHA-256 is not taken here.
+        A file of the recorded size. Its SHA-256 is not checked here.
 
     Raises
     ------
@@ -75,7 +75,17 @@ def weights_path(spec: NetSpec) -> Path:
 
 
 def check_weights(spec: NetSpec, path: Path) -> str:
-    """Compare the SHA-256 of a weights file with the one on record, and return it.
+    """Compare the SHA-256 of a weights file with the one on record.
+
+    Parameters
+    ----------
+    spec : NetSpec
+    path : Path
+
+    Returns
+    -------
+    str
+        The SHA-256 of the file. It is not compared with anything if none is on record.
 
     Raises
     ------
@@ -92,7 +102,7 @@ def check_weights(spec: NetSpec, path: Path) -> str:
 
 
 def _argument(spec: NetSpec) -> str:
-    """Write what the command line calls this net: its name, or else its folder."""
+    """Name this net as the command line does: by its name or by its folder."""
     shipped = spec.folder == models_folder() / spec.folder.name
     return spec.folder.name if shipped else str(spec.folder)
 
@@ -107,9 +117,13 @@ def recorded_net(
     settings : mapping
         The settings that the features file records.
     path : Path
-        The features file, for messages.
+        The features file, named in messages.
     spec : NetSpec, optional
-        By default, the net of models/ that the settings name.
+        By default the net of models/ that the settings name.
+
+    Returns
+    -------
+    NetSpec
 
     Raises
     ------
@@ -133,7 +147,7 @@ def recorded_net(
 
 
 def _named(settings: Mapping[str, Any], path: Path) -> NetSpec:
-    """Load the net of models/ that settings name."""
+    """Load the net of models/ that the settings name."""
     name = str(settings.get("net"))
     if name not in net_names():
         raise NetError(

@@ -1,4 +1,4 @@
-"""Small random nets: prototxts that Caffe takes, of all layers that are converted."""
+"""Small random nets that Caffe accepts, with all types of layers that are converted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ACTIVATIONS = ("ReLU", "LeakyReLU", "PReLU", "ELU", "Sigmoid", "TanH")
 
 @dataclass
 class RandomNet:
-    """Draws a trunk and a head of inner products.
+    """A random trunk and a random head of inner products.
 
     Attributes
     ----------
@@ -181,11 +181,11 @@ class RandomNet:
     def activation(self, bottom: str, in_place: bool = False) -> str:
         kind, settings = self.pick(ACTIVATIONS), ""
         if kind == "LeakyReLU":
-            # With a slope below 0 Caffe cannot tell y from x when in place.
+            # With a negative slope, an in-place layer of Caffe cannot tell y from x.
             slope = self.pick([0.1, 0.3] if in_place else [0.1, -0.2])
             kind, settings = "ReLU", f"relu_param {{ negative_slope: {slope} }}"
         elif kind == "PReLU" and len(self.shapes[bottom]) > 3:
-            kind = "ReLU"  # Caffe's own PReLU takes 4 axes at most
+            kind = "ReLU"  # Caffe's PReLU accepts at most 4 axes
         elif kind == "PReLU" and self.chance(0.4):
             settings = "prelu_param { channel_shared: true }"
         elif kind == "ELU":

@@ -1,4 +1,4 @@
-"""Nets with the architecture of the public ones and random weights."""
+"""Nets with the architectures of public ones and random weights."""
 
 from __future__ import annotations
 

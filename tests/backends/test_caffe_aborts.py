@@ -1,4 +1,4 @@
-"""What Caffe aborts on, through the command line: one line, and nothing lost."""
+"""Tests of nets that Caffe aborts on: one line is printed, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ layer { name: "fc8" type: "InnerProduct" bottom: "fc7" top: "fc8"
         inner_product_param { num_output: 4 } }
 layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }
 """
-# What is replaced in the prototxt, by what, and what the message says of it.
+# What is replaced in the prototxt, by what, and a part of the message.
 ABORTS = {
     "unknown layer": ('"LRN"', '"Normalise"', "Unknown layer type: Normalise"),
     "no layer type": ('type: "LRN"', "", "Unknown layer type: "),
@@ -95,7 +95,7 @@ ABORTS = {
         r"expected parameters of shapes",
     ),
     "not closed": ("pool: MAX", "pool: MAX {", "expected a deploy net"),
-    "unknown field": ("pool: MAX", "pole: MAX", "expected a deploy net"),
+    "unknown field": ("pool: MAX", "pole: MAX", "expected Caffe's own settings"),
     "unknown value": ("pool: MAX", "pool: MOST", "expected a deploy net"),
     "number too large": (
         "num_output: 6",
@@ -151,7 +151,7 @@ def _extract(net: Path, devkit: Path, output: Path, *more: str) -> tuple[int, st
 
 
 def _refused(net: Path, devkit: Path, folder: Path, *more: str) -> str:
-    """Extract into a folder where something lies already; the line that comes of it."""
+    """Extract into a folder that is not empty, and return the line that is printed."""
     (folder / "kept.txt").write_bytes(b"kept")
     code, said = _extract(net, devkit, folder / "features.h5", *more)
     assert code == 2, said

@@ -1,4 +1,4 @@
-"""The blobs that Caffe makes, against gradients taken in other ways."""
+"""Tests of the Caffe backend: its blobs against gradients computed in other ways."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from random_nets import random_net
 
 from fishing.backends import choose_backend
 from fishing.backends.caffe import CaffeBackend
-from fishing.backends.caffe.net import gradient_net, read_deploy
+from fishing.backends.caffe.net import gradient_net
 from fishing.errors import BackendError, NetError
-from fishing.nets import BLOBS, NetSpec, load_net
+from fishing.nets import BLOBS, NetSpec, load_net, read_net
 
 Array = NDArray[Any]
 TAU = 2.0
 
 
 def _inputs(rng: np.random.Generator, n: int, size: int) -> NDArray[np.float32]:
-    """Make smooth inputs of the range of images with the mean subtracted."""
+    """Make smooth random images in the range of real ones minus the mean."""
     coarse = rng.uniform(-120, 130, (n, 3, 8, 8))
     fine = coarse.repeat(-(-size // 8), 2).repeat(-(-size // 8), 3)[..., :size, :size]
     return (fine + rng.normal(0, 10, fine.shape)).astype(np.float32)
@@ -144,7 +144,7 @@ def test_eq_9_caffes_own_weight_gradient(
 ) -> None:
     """Let Caffe compute dE/dW itself, image by image."""
     derived = gradient_net(
-        read_deploy(spec.prototxt),
+        read_net(spec.prototxt),
         spec.blobs,
         temperature=TAU,
         batch_size=1,
@@ -319,7 +319,7 @@ def test_old_input_forms_and_loose_layers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bias", ["true", "false"])
 @pytest.mark.parametrize("trunk", ["frozen", "none"])
 def test_nothing_to_learn_below_the_head(tmp_path: Path, trunk, bias) -> None:
-    """Caffe skips a backward pass that it believes nobody needs."""
+    """Caffe skips a backward pass that it considers unnecessary."""
     head = _head(("fc6", "fc7"), "ReLU", in_place=True)
     head = head.replace("num_output", f"bias_term: {bias} num_output")
     text = TRUNK
@@ -352,7 +352,7 @@ def test_no_needless_work(tmp_path: Path) -> None:
     """Caffe must not go below y6, nor compute gradients of weights."""
     spec = load_net("tinyalexnet")
     derived = gradient_net(
-        read_deploy(spec.prototxt),
+        read_net(spec.prototxt),
         spec.blobs,
         temperature=TAU,
         batch_size=2,
@@ -371,7 +371,7 @@ def test_no_needless_work(tmp_path: Path) -> None:
         assert (net.blobs[name].diff == 7).all(), name
     for layer, params in net.params.items():
         for i, param in enumerate(params):
-            if (layer, i) != ("fc6", 1):  # the bias that makes Caffe go back at all
+            if (layer, i) != ("fc6", 1):  # Caffe runs its backward pass for this bias
                 assert (param.diff == 7).all(), layer
     assert (net.blobs["fc6@fc6"].diff != 7).all()
 
@@ -398,13 +398,37 @@ def test_v1_weights(tmp_path: Path) -> None:
     )
     v1 = dataclasses.replace(spec, folder=tmp_path, weights=weights)
     data = _inputs(np.random.default_rng(6), 2, 64)
-    results = []
-    for one in (spec, v1):
-        backend = _open(one)
-        results.append(backend.run(data))
-        backend.close()
+    expected, found = _run_on(spec, data), _run_on(v1, data)
     for name in BLOBS:
-        np.testing.assert_array_equal(results[0][name], results[1][name])
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_v1_prototxt(tmp_path: Path) -> None:
+    """A deploy net in the format of before 2014 makes the same blobs."""
+    spec = load_net("tinyalexnet")
+    old = caffe_pb2.NetParameter(input=["data"], input_dim=[1, 3, 64, 64])
+    for layer in read_net(spec.prototxt).layer[1:]:
+        kind = {"InnerProduct": "INNER_PRODUCT"}.get(layer.type, layer.type.upper())
+        new = caffe_pb2.LayerParameter.FromString(layer.SerializeToString())
+        entry = old.layers.add(name=new.name, bottom=new.bottom, top=new.top)
+        entry.type = entry.LayerType.Value(kind)
+        for field, value in new.ListFields():
+            if field.name.endswith("_param"):
+                getattr(entry, field.name).CopyFrom(value)
+    (tmp_path / "v1.prototxt").write_text(str(old))
+    v1 = dataclasses.replace(spec, prototxt=tmp_path / "v1.prototxt")
+    data = _inputs(np.random.default_rng(6), 2, 64)
+    expected, found = _run_on(spec, data), _run_on(v1, data)
+    for name in BLOBS:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def _run_on(spec: NetSpec, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    backend = _open(spec)
+    try:
+        return backend.run(data)
+    finally:
+        backend.close()
 
 
 # --- what does not fit ------------------------------------------------------------
@@ -491,7 +515,7 @@ def test_input_of_another_size() -> None:
     ("text", "message"),
     [
         ("layer {", "expected a deploy net"),
-        ('layers { name: "conv" type: CONVOLUTION }', "upgrade_net_proto_text"),
+        ('layers { layer { name: "conv" } }', "layers in the format of 2013"),
         (
             'layer { name: "a" type: "Split" bottom: "a" top: "a" }',
             "expected one input",
@@ -552,7 +576,7 @@ def test_truncated_weights(tmp_path: Path) -> None:
 def test_caffes_abort_becomes_an_error(tmp_path: Path) -> None:
     """An unknown layer type is one of the many things that Caffe aborts on."""
     spec = load_net("tinyalexnet")
-    deploy = read_deploy(spec.prototxt)
+    deploy = read_net(spec.prototxt)
     next(p for p in deploy.layer if p.name == "norm1").type = "Normalise"
     (tmp_path / "deploy.prototxt").write_text(text_format.MessageToString(deploy))
     _refused(
@@ -569,7 +593,7 @@ def test_unknown_devices(device: str) -> None:
 
 
 def test_a_gpu_that_is_not_there() -> None:
-    """With the build that is installed, be it for CUDA: an error, and no abort."""
+    """With either build it is an error, and no abort."""
     message = "built for the CPU only|found no NVIDIA driver|expected a GPU of number"
     _refused(load_net("tinyalexnet"), BackendError, message, device="gpu:99")
 

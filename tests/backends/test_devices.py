@@ -1,4 +1,4 @@
-"""Devices: what is asked for, and a driver that answers as NVIDIA's would."""
+"""Tests of devices, with a driver that answers as NVIDIA's would."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CUDA = "CUDAExecutionProvider"
 
 
 class _Driver:
-    """libcuda with some GPUs, all of one kind; `broken` answers with an error."""
+    """A libcuda with GPUs of one kind, where the call `broken` returns an error."""
 
     def __init__(self) -> None:
         self.n_gpus, self.broken = 2, ""
@@ -147,7 +147,7 @@ def test_the_batch_that_fits() -> None:
 
 
 def test_the_bytes_of_a_net_in_caffe() -> None:
-    """By hand from TinyAlexNet's prototxt: what the batch size is chosen by."""
+    """The bytes that the batch size is chosen by are those computed by hand."""
     from fishing.backends.caffe.process import CaffeNet, _net_bytes
 
     spec = load_net("tinyalexnet")
@@ -245,7 +245,7 @@ def test_tf32_wants_a_gpu(backend: str) -> None:
 
 
 def test_every_gpu_gets_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole choice of devices and batch size, with a maker that is no net."""
+    """Devices and batch size are chosen, with a stand-in for the net."""
     opened: list[dict[str, Any]] = []
 
     def maker(spec: object, **settings: Any) -> SimpleNamespace:
@@ -284,7 +284,7 @@ def test_a_gpu_that_takes_one_process(
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, driver: _Driver) -> SimpleNamespace:
-    """An ONNX Runtime with CUDA, which prints as it does."""
+    """An ONNX Runtime with CUDA, which prints what the real one prints."""
     found = SimpleNamespace(
         get_available_providers=lambda: [CUDA, "CPUExecutionProvider"],
         preload_dlls=lambda: print("Failed to load libcublasLt.so.13"),
@@ -322,7 +322,7 @@ def test_tf32_in_onnx_runtime_wants_a_gpu_that_has_it(
 
 
 def test_a_provider_that_fails_is_no_cpu(capsys: pytest.CaptureFixture[str]) -> None:
-    """What ONNX Runtime makes of it by itself: a line on stdout, and the CPU."""
+    """ONNX Runtime alone would print a line on stdout and use the CPU."""
     graph = gradient_graph(load_net("tinyalexnet"))
     providers = [("CPUExecutionProvider", {"no such setting": 1}), 7]
     with pytest.raises(BackendError, match="ONNX Runtime stopped"):

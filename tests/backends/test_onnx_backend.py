@@ -1,4 +1,4 @@
-"""The blobs of the ONNX graph, against Caffe's and against float64 algebra."""
+"""Tests of the ONNX graph's blobs against Caffe's and against float64 algebra."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _open(
 
 
 def _all(spec: NetSpec, data: Array, tau: float) -> list[dict[str, Array]]:
-    """Run a batch by Caffe, ONNX Runtime and OpenVINO."""
+    """Run a batch in Caffe, ONNX Runtime and OpenVINO."""
     found = []
     for maker in (CaffeBackend, OnnxBackend, OpenvinoBackend):
         backend = maker(spec, temperature=tau, batch_size=len(data), device="cpu")
@@ -52,7 +52,7 @@ def _all(spec: NetSpec, data: Array, tau: float) -> list[dict[str, Array]]:
 
 
 def _compare(expected: dict[str, Array], *others: dict[str, Array]) -> None:
-    """Hold every blob of every image to 1e-4, and the lot of them to 1e-5."""
+    """Compare each blob of each image within 1e-4, and all images within 1e-5."""
     for found in others:
         _compare_two(found, expected)
 
@@ -70,7 +70,7 @@ def _compare_two(found: dict[str, Array], expected: dict[str, Array]) -> None:
 
 
 def _inputs(rng: np.random.Generator, n: int, size: int) -> NDArray[np.float32]:
-    """Make smooth inputs of the range of images with the mean subtracted."""
+    """Make smooth random images in the range of real ones minus the mean."""
     coarse = rng.uniform(-120, 130, (n, 3, 8, 8))
     fine = coarse.repeat(-(-size // 8), 2).repeat(-(-size // 8), 3)[..., :size, :size]
     return (fine + rng.normal(0, 10, fine.shape)).astype(np.float32)
@@ -97,14 +97,12 @@ def test_large_nets_by_all_backends(name: str, tmp_path: Path) -> None:
 
 
 def test_bfloat16_where_the_processor_has_it() -> None:
-    """8 bits of a number: blobs within a few per cent, or a refusal."""
+    """bfloat16 keeps 8 bits of a number: blobs agree within a few per cent."""
     spec = load_net("tinyalexnet")
     settings = {"temperature": TAU, "batch_size": 8, "device": "cpu"}
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in capabilities:
-        with pytest.raises(BackendError, match="instructions for bfloat16"):
-            open_backend("openvino-bfloat16", spec, **settings)
-        return
+        pytest.skip("this processor has no instructions for bfloat16")
     data = _inputs(np.random.default_rng(2), 8, 64)
     exact, rounded = (
         open_backend(name, spec, **settings).run(data)
@@ -171,7 +169,7 @@ def test_blobs_outlive_the_next_batch_and_the_net(
 
 
 def test_old_layers_in_both_files(tmp_path: Path) -> None:
-    """As before 2014: ``layers``, types by number and parameters of 4 axes."""
+    """Write a net of before 2014: ``layers``, types by number, parameters of 4 axes."""
     spec = load_net("tinyalexnet")
     kinds = {
         "Convolution": "CONVOLUTION",
@@ -324,7 +322,7 @@ def test_errors_of_openvino_take_one_line() -> None:
 
 def test_openvino_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    message = "expected OpenVINO, found that it cannot be imported"
+    message = r"found that it cannot be .*pip install 'fishing\[openvino\]'"
     _refused(load_net("tinyalexnet"), BackendError, message, maker=OpenvinoBackend)
 
 

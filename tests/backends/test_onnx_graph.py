@@ -1,4 +1,4 @@
-"""The ONNX graph against Caffe: small random nets, and layers one by one."""
+"""Tests of the ONNX graph against Caffe (random nets) and formulas (single layers)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from fishing.backends.onnx.builder import Graph
 from fishing.backends.onnx.graph import build_graph, gradient_graph
 from fishing.errors import BackendError, NetError
 from fishing.nets import BLOBS, load_net, read_net, read_weights
-from fishing.nets.head import separate_in_place
+from fishing.nets.head import find_head
+from fishing.nets.layers import separate_in_place
 
 Array = NDArray[Any]
 CPU = ["CPUExecutionProvider"]
@@ -54,24 +55,21 @@ def _caffe_net(prototxt: Path, rng: np.random.Generator) -> Any:
 def _graph(prototxt: Path, weights: Path, net: RandomNet) -> Graph:
     message = read_net(prototxt)
     separate_in_place(message.layer, net.inputs[0])
-    keys = [f"x{i}" for i in range(len(net.inputs))]
-    blobs = {blob: blob for blob in net.shapes} | dict(
-        zip(keys, net.inputs, strict=True)
-    )
+    names = [f"x{i}" for i in range(len(net.inputs))]
+    blobs = dict(zip(names, net.inputs, strict=True))
     return build_graph(
         message.layer,
         read_weights(weights),
         weights,
-        blobs=blobs,
-        forward={blob: blob for blob in net.shapes if blob != "in"},
-        keys=keys,
+        outputs={blob: blob for blob in net.shapes if blob != "in"},
+        head=find_head(message.layer, blobs, names),
         gradients=[f"d{blob}" for blob in net.products],
     )
 
 
 @pytest.mark.parametrize("seed", [*FAILED, *range(100, 100 + N_SEEDS)])
 def test_random_nets(tmp_path: Path, seed: int) -> None:
-    """All blobs of the trunk and the head, and all gradients, of both backends."""
+    """All blobs and all gradients of random nets agree with Caffe's."""
     net = RandomNet(seed)
     prototxt, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
     prototxt.write_text(f"force_backward: true\n{net.text}")
@@ -121,9 +119,7 @@ def _one(folder: Path, layers: str, top: str, shape: tuple[int, ...]) -> Graph:
     prototxt = folder / "one.prototxt"
     prototxt.write_text(INPUT.format(*shape) + layers)
     net = read_net(prototxt)
-    return build_graph(
-        net.layer, {}, prototxt, blobs={"top": top}, forward={"top": "top"}
-    )
+    return build_graph(net.layer, {}, prototxt, outputs={"top": top})
 
 
 def _run(graph: Graph, data: Array) -> Array:
@@ -133,7 +129,7 @@ def _run(graph: Graph, data: Array) -> Array:
 
 @pytest.mark.parametrize("region", ["ACROSS_CHANNELS", "WITHIN_CHANNEL"])
 def test_lrn_by_its_definition(tmp_path: Path, region: str) -> None:
-    """alpha is over the number of terms, also of those outside; k is 1 within."""
+    """alpha is divided by the size of the window; within a channel k is 1."""
     layer = (
         'layer { name: "l" type: "LRN" bottom: "in" top: "out" lrn_param { '
         f"local_size: 3 alpha: 0.6 beta: 0.5 k: 2 norm_region: {region} }} }}"
@@ -154,8 +150,28 @@ def test_lrn_by_its_definition(tmp_path: Path, region: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("k", [1, 2])
+def test_lrn_by_pooling(tmp_path: Path, size: int, k: float) -> None:
+    """With beta 0.75, AlexNet's, pooling over channels takes the place of LRN."""
+    layer = (
+        'layer { name: "l" type: "LRN" bottom: "in" top: "out" lrn_param { '
+        f"local_size: {size} alpha: 0.9 beta: 0.75 k: {k} }} }}"
+    )
+    x = np.random.default_rng(0).normal(size=(2, 7, 4, 6)).astype(np.float32)
+    graph = _one(tmp_path, layer, "out", (7, 4, 6))
+    assert "LRN" not in {node.op_type for node in graph.nodes}
+    found = _run(graph, x).reshape(x.shape)
+    square = np.pad(
+        x.astype(np.float64) ** 2, [(0, 0), (size // 2,) * 2, *[(0, 0)] * 2]
+    )
+    total = sum(square[:, i : i + 7] for i in range(size))
+    expected = x / (k + 0.9 / size * total) ** 0.75
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_average_over_the_clipped_edge(tmp_path: Path) -> None:
-    """6 pixels, 2 of padding: windows end at 8, and the last one would hold 4 to 8."""
+    """With 6 pixels and 2 of padding, the last window, from 4 to 9, is clipped at 8."""
     layer = (
         'layer { name: "p" type: "Pooling" bottom: "in" top: "out" '
         "pooling_param { pool: AVE kernel_size: 5 stride: 3 pad: 2 } }"
@@ -181,11 +197,11 @@ def test_average_over_the_clipped_edge(tmp_path: Path) -> None:
         (
             'layer { name: "c" type: "Convolution" bottom: "in" top: "out" '
             "convolution_param { num_output: 2 kernel_size: 1 gruop: 2 } }",
-            r"layer 'c' .*the unknown 'convolution_param.gruop'",
+            "layer 'c' .*found in line 2: .*ConvolutionParameter.* named .gruop.",
         ),
         (
             'layer { name: "c" type: "ReLU" bottom: "in" top: "out" quantum_param {} }',
-            r"layer 'c' .*the unknown 'quantum_param'",
+            "layer 'c' .*found in line 2: .*LayerParameter.* named .quantum_param.",
         ),
         (
             'layer { name: "c" type: "Convolution" bottom: "in" top: "out" '
@@ -278,7 +294,7 @@ def test_layers_that_are_not_used_do_not_matter(tmp_path: Path) -> None:
 
 
 def _inline(path: Path) -> dict[str, Array]:
-    """Run an exported file with ONNX Runtime and nothing of this package."""
+    """Run an exported file with ONNX Runtime alone."""
     session = onnxruntime.InferenceSession(str(path), providers=CPU)
     x = np.random.default_rng(1).normal(0, 50, (3, 3, 64, 64)).astype(np.float32)
     feed = {"data": x, "tau": np.array(2, np.float32)}

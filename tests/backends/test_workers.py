@@ -1,4 +1,4 @@
-"""Several workers as one backend: the same rows in the same order."""
+"""Tests of several workers as one backend: the rows and their order stay the same."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fishing.store import ExtractionSettings
 
 
 class _Net:
-    """A backend that doubles its images, after a while of its own."""
+    """A backend that doubles its images after a delay."""
 
     widths: dict[str, int] = {"x": 1}  # noqa: RUF012
     n_at_once = 1
@@ -148,7 +148,7 @@ def test_several_workers_write_the_bytes_of_one(
 
 
 def _kill(net: Any) -> None:
-    """Kill the process of a worker, which may be several itself."""
+    """Kill the process of a worker, which may consist of several."""
     if not isinstance(net, Workers):
         net._process.kill()
         return

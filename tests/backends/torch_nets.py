@@ -1,4 +1,4 @@
-"""A net in PyTorch: forward, and its autograd from the loss down to y6."""
+"""A net in PyTorch, with autograd from the loss down to y6."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.nets import BLOBS, NetSpec, read_net, read_weights, weights_path
-from fishing.nets.head import separate_in_place
+from fishing.nets.blobs import head_names
+from fishing.nets.layers import separate_in_place
 
 TAU = 2.0
 
@@ -18,8 +19,8 @@ TAU = 2.0
 def torch_net(
     spec: NetSpec, data: NDArray[np.float32], device: str = "cpu"
 ) -> Callable[[], dict[str, NDArray[np.float32]]]:
-    """Load a net; a call of the result brings the images there and the blobs back."""
-    # Not imported by name: the project does without, and so do its type checks.
+    """Load a net. A call of the result transfers the images, and returns the blobs."""
+    # Imported by a string, since the project and its type checks do without PyTorch.
     torch: Any = importlib.import_module("torch")
     functional: Any = importlib.import_module("torch.nn.functional")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -69,8 +70,7 @@ def torch_net(
             values[layer.top[0]] = y
         logs = functional.log_softmax(products[-1] / TAU, 1)
         found = torch.autograd.grad(-logs.mean(1).sum(), products)
-        keys = ("x5", "x6", "x7", "y8", "x8")
-        blobs = [values[spec.blobs[key]].detach().flatten(1) for key in keys]
+        blobs = [values[spec.blobs[key]].detach().flatten(1) for key in head_names()]
         both = zip(BLOBS, [*blobs, *found], strict=True)
         return {name: blob.cpu().numpy() for name, blob in both}
 

@@ -1,10 +1,11 @@
-"""What runs a net how fast: ONNX Runtime, patched Caffe, PyTorch and the bound.
+"""Compare the speed of ONNX Runtime, patched Caffe and PyTorch with a bound.
 
-Each contender is a process of its own. They run in turns, A B C A B C ..., and a figure
-is the median over the turns of a ratio within a turn: most of what else the machine
-does strikes both sides. The bound holds on an idle machine only; the record has the
-load. Nets have random weights, which cost the same as others; that all contenders give
-the same blobs is checked first. Prints a table and writes the same as JSON.
+Each contender is a separate process. They run in turns, A B C A B C ..., and a figure
+is the median over the turns of a ratio within a turn, because other load on the machine
+then affects both sides. The bound is valid only on an idle machine; the record contains
+the load. Nets have random weights, which cost the same as trained ones. All contenders
+are first checked to give the same blobs. The results are printed as a table and written
+as JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from fishing.images import Preprocess, read_splits
 from fishing.nets import BLOBS, NetSpec, load_net
 from fishing.store import ExtractionSettings
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
 
 N_CORES = len(os.sched_getaffinity(0))
 SIDE = 2048  # of the matrices whose product gives the rate of the bound
@@ -51,7 +52,7 @@ Seconds = dict[str, list[float]]
 
 
 class Row(NamedTuple):
-    """A line of the table; `target` is empty where there is none."""
+    """A line of the table. `target` is empty if there is none."""
 
     what: str
     against: str
@@ -104,7 +105,7 @@ def main() -> None:
 def batches(
     spec: NetSpec, batch: int, turns: int, times: dict[str, float]
 ) -> list[Row]:
-    """Compare forward and backward of a batch with all others."""
+    """Compare the forward and backward passes of a batch in all contenders."""
     folder = str(spec.folder)
     makers: dict[str, tuple[Any, ...]] = {
         "numpy": (numpy_product,),
@@ -120,8 +121,8 @@ def batches(
         makers["torch"] = (torch_net, folder, batch)
     found = in_turns(makers, turns)
     keep(times, found, f"{spec.name}, batch {batch}, an image", batch)
-    # The faster of the two gives the rate. Work elsewhere strikes them unequally, and
-    # would flatter the net: the bound alone is a ratio of the least times.
+    # The faster of the two gives the rate. Other load affects them unequally and would
+    # flatter the net, so that the bound alone is a ratio of the least times.
     least = {name: min(seconds) for name, seconds in found.items()}
     rate = min(("numpy", "ORT MatMul"), key=least.__getitem__)
     flops = batch * multiply_adds(spec) / SIDE**3
@@ -205,8 +206,9 @@ def files(
 ) -> list[Row]:
     """Compare JPEG files to features.h5 with the net alone.
 
-    Loading the net and its weights costs the same for any number of files, so what a
-    further file costs is counted: the difference between many and a few.
+    Loading the net and its weights takes the same time for any number of files.
+    Therefore the time of a further file is measured: the difference between many and a
+    few.
     """
     images = folder / "images"
     write_images(images / "many", n + n_few)
@@ -227,7 +229,7 @@ def files(
         ],
         "preparing": [t / n_few for t in found["preparing"]],
     }
-    # Preparing needs a core for a while, which the net would have used as well.
+    # Preparing an image takes a core for a while, which the net would have used.
     costs["sum"] = [
         net + one / N_CORES
         for net, one in zip(costs["net"], costs["preparing"], strict=True)
@@ -242,14 +244,14 @@ def files(
 
 
 class Contender:
-    """A process that makes something ready and runs it when asked.
+    """A process that prepares a function and runs it when asked.
 
     Parameters
     ----------
     maker : tuple
-        A function that gives what is to be run, and its arguments.
+        A function that returns the function to run, and its arguments.
     n_threads : int
-        For OpenBLAS.
+        Threads of OpenBLAS.
     inner : int
         Runs in one turn.
     """
@@ -278,13 +280,13 @@ class Contender:
         return self._pipe.recv()
 
     def result(self) -> Any:
-        """Run, and give what came out."""
+        """Run once, and return the result."""
         self.ask("result")
         return self.answer()
 
     def seconds(self) -> float:
-        """Run, and give the seconds of one run."""
-        # Threads of the one before may spin for a while when their work is done.
+        """Run `inner` times, and return the seconds of one run."""
+        # Threads of the previous contender may spin for a while after their work.
         time.sleep(0.05)
         found: list[float] = []
         for _ in range(self._inner):
@@ -298,7 +300,7 @@ class Contender:
 
 
 def serve(pipe: Any, maker: Sequence[Any]) -> None:
-    """Answer a `Contender` until it hangs up."""
+    """Answer a `Contender` until it closes the pipe."""
     function, *arguments = maker
     run = function(*arguments)
     while True:
@@ -317,7 +319,7 @@ def in_turns(
     turns: int,
     inner: Mapping[str, int] | None = None,
 ) -> Seconds:
-    """Time contenders in turns, after a run of each that does not count."""
+    """Time contenders in turns, after one run of each that does not count."""
     counts = inner or {}
     contenders = {
         name: Contender(maker, inner=counts.get(name, 1))
@@ -339,7 +341,7 @@ def in_turns(
 
 
 def check_equal(found: Sequence[Mapping[str, NDArray[np.float32]]]) -> None:
-    """Hold contenders of one net to the same blobs of the first image."""
+    """Check that all contenders give the same blobs for the first image."""
     for blobs in found[1:]:
         for name in BLOBS:
             a, b = found[0][name][0], blobs[name][0]
@@ -348,7 +350,7 @@ def check_equal(found: Sequence[Mapping[str, NDArray[np.float32]]]) -> None:
 
 
 def ratio(found: Seconds, a: str, b: str) -> float:
-    """Give the median of a / b within a turn."""
+    """Return the median over the turns of a / b."""
     return median(x / y for x, y in zip(found[a], found[b], strict=True))
 
 
@@ -359,7 +361,7 @@ def keep(
     n: int,
     names: Sequence[str] = (),
 ) -> None:
-    """Note the least milliseconds of each, for the record beside the ratios."""
+    """Record the least milliseconds of each contender, beside the ratios."""
     for name in names or found:
         is_product = name in ("numpy", "ORT MatMul")
         key = f"product of side {SIDE}, {name}" if is_product else f"{label}: {name}"
@@ -416,7 +418,7 @@ def openvino_net(folder: str, batch: int, precision: str = "float32") -> Run:
     )
     if precision == "float32":
         return lambda: net.run(data)
-    return lambda: len(net.run(data))  # not held to equal the others
+    return lambda: len(net.run(data))  # not compared with the others
 
 
 def has_bfloat16() -> bool:
@@ -425,7 +427,7 @@ def has_bfloat16() -> bool:
 
 
 def forward_graph(graph: Graph) -> Graph:
-    """Leave out of a graph all that only the backward pass needs."""
+    """Remove from a graph everything that only the backward pass needs."""
     outputs = [value for value in graph.outputs if value.name.startswith("forward/")]
     needed, nodes = {value.name for value in outputs}, []
     for node in reversed(graph.nodes):
@@ -461,7 +463,7 @@ def caffe_net(folder: str, batch: int) -> Run:
 
 
 def torch_net(folder: str, batch: int) -> Run:
-    """Run PyTorch forward, and its autograd from the loss down to y6."""
+    """Run PyTorch forward, and autograd from the loss down to y6."""
     from torch_nets import torch_net
 
     importlib.import_module("torch").set_num_threads(N_CORES)
@@ -496,7 +498,7 @@ def preparation(folder: str, images: str) -> Run:
 
 
 def made_net(name: str, folder: Path) -> NetSpec:
-    """Write a net of random weights; in a process that ends, which frees its memory."""
+    """Write a net with random weights, in a process that frees its memory by ending."""
     folder.mkdir()
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=write_net, args=(name, folder))
@@ -512,7 +514,7 @@ def write_net(name: str, folder: Path) -> None:
 
 
 def made_data(spec: NetSpec, batch: int) -> NDArray[np.float32]:
-    """Make up images; the first is the same in a batch of any size."""
+    """Make random images. The first is the same in a batch of any size."""
     shape = (batch, 3, spec.input_size, spec.input_size)
     return 60 * np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
 
@@ -529,7 +531,7 @@ def write_images(folder: Path, n: int) -> None:
 
 
 def multiply_adds(spec: NetSpec) -> int:
-    """Count those of one image: convolutions, inner products, and the way back."""
+    """Count the operations for one image, forward and backward."""
     graph = gradient_graph(spec)
     total = 0
     for node in graph.nodes:

@@ -25,14 +25,14 @@ import caffe
 import cv2
 import numpy as np
 
-from fishing.backends.caffe.net import gradient_net, read_deploy
+from fishing.backends.caffe.net import gradient_net
 from fishing.evaluate import decision_function
 from fishing.images import Preprocess, read_splits
 from fishing.kernels import FEATURES, Kernels
-from fishing.nets import BLOBS, NetSpec
+from fishing.nets import BLOBS, NetSpec, read_net
 from fishing.store import FeaturesFile, FeaturesWriter, Split, write_features
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
 from random_nets import random_net
 
 Rows = list[tuple[str, float, str]]
@@ -71,7 +71,7 @@ def net_speed(spec: NetSpec, repeats: int) -> Rows:
     rows: Rows = []
     for batch_size in (1, 32):
         derived = gradient_net(
-            read_deploy(spec.prototxt),
+            read_net(spec.prototxt),
             spec.blobs,
             temperature=2.0,
             batch_size=batch_size,

@@ -1,6 +1,7 @@
-"""The kernels that stand in for cuBLAS and cuRAND, compiled for the CPU.
+"""Tests of the kernels that replace cuBLAS and cuRAND, compiled for the CPU.
 
-Not their speed, and nothing of a GPU's memory model: index by index what they compute.
+They check what the kernels compute, index by index, but neither their speed nor
+anything of a GPU's memory model.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _at(array: Array) -> ctypes.c_void_p:
 def _call(
     blas: ctypes.CDLL, handle: ctypes.c_void_p, kind: str, name: str
 ) -> Callable[..., int]:
-    """Call a function; numbers that are no integers are handed over by address."""
+    """Call a function. Numbers that are not integers are passed by address."""
     function = getattr(blas, f"cublas{kind}{name}")
 
     def call(*arguments: Any) -> int:

@@ -1,4 +1,4 @@
-"""Packing: what goes into a bundle, and that it is the same bytes each time."""
+"""Tests of the bundle: what is packed, and that its bytes are the same each time."""
 
 from __future__ import annotations
 
@@ -46,6 +46,26 @@ def test_the_c_library_stays_at_home(bundle) -> None:
         assert bundle.GLIBC.match(name)
     for name in ("libcublas.so.13", "libcrypto.so.3", "libmd.so.0", "libstdc++.so.6"):
         assert not bundle.GLIBC.match(name)
+
+
+def test_the_check_imports_nothing_that_is_not_packed(bundle, tmp_path: Path) -> None:
+    bundle.copy_fishing(tmp_path)
+    code = """if True:
+        import check, speed  # all but what a checkout alone has
+        from fishing.backends import open_backend, run_ahead
+        from fishing.backends.caffe import CaffeBackend
+        from fishing.backends.caffe.process import CaffeNet
+        from fishing.nets import load_net, read_net, read_weights, weights_path
+        spec = load_net("tinyalexnet")
+        print(len(read_net(spec.prototxt).layer), len(read_weights(weights_path(spec))))
+    """
+    folders = [tmp_path, ROOT / "tests" / "gpu", ROOT / "caffe_patch"]
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": ":".join(map(str, folders))},
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert (found.stdout, found.stderr) == ("24 8\n", "")
 
 
 def test_a_package_is_copied_and_works(bundle, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The build script of the patched Caffe, offline and without a build."""
+"""Tests of the script that builds patched Caffe, offline and without a build."""
 
 import importlib
 import importlib.util
@@ -26,7 +26,7 @@ PATCH = """--- a/src/caffe/proto/caffe.proto
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    """The script as a module, at work in a temporary folder on a fake Caffe."""
+    """Load the script as a module that works on a fake Caffe in a temporary folder."""
     monkeypatch.syspath_prepend(SCRIPT.parent)  # where it runs it finds its own
     spec = importlib.util.spec_from_file_location("caffe_build", SCRIPT)
     module = importlib.util.module_from_spec(spec)
@@ -45,7 +45,7 @@ def build(tmp_path, monkeypatch):
 
 
 def fake_caffe(root):
-    """A tree that passes for Caffe."""
+    """Make a tree that looks like Caffe."""
     for name, text in (
         ("src/caffe/proto/caffe.proto", ORIGINAL),
         ("include/caffe/a.hpp", "a\n"),
@@ -60,7 +60,7 @@ def fake_caffe(root):
 
 
 def fake_tarball(build, monkeypatch, prefix=""):
-    """Put an archive of the fake Caffe in the cache, with its sum."""
+    """Put an archive of the fake Caffe and its SHA-256 into the cache."""
     root = fake_caffe(Path(os.environ["FISHING_HOME"]).parent / "tree")
     path = Path(os.environ["FISHING_HOME"]) / build.TARBALL
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def test_stamp_follows_what_is_built(build, tmp_path, monkeypatch):
 
 
 def fake_objects(build, module_text):
-    """A build folder whose package imports nothing compiled."""
+    """Make a build folder whose package imports nothing compiled."""
     obj = build.BUILD / "cpu"
     (obj / "gen/caffe/proto").mkdir(parents=True)
     (obj / "gen/caffe/proto/caffe_pb2.py").write_text("")
@@ -292,7 +292,7 @@ def test_usage(build, capsys):
 
 
 def test_real_patches_are_well_formed():
-    """Every hunk has as many lines as its head says."""
+    """Every hunk has as many lines as its header says."""
     for path in sorted(SCRIPT.parent.glob("*.patch")):
         text = path.read_text()
         assert text.count("\n--- a/") == text.count("\n+++ b/") > 0

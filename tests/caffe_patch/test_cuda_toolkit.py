@@ -1,4 +1,4 @@
-"""The choice of a CUDA toolkit, on toolkits that are scripts."""
+"""Tests of the choice of a CUDA toolkit, with scripts in place of toolkits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ esac
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The module, on a machine with nothing but the usual commands."""
+    """Load the module as on a machine with only the usual commands."""
     monkeypatch.syspath_prepend(ROOT / "caffe_patch")
     for name in ("CUDA_HOME", "CUDA_ARCH"):
         monkeypatch.delenv(name, raising=False)
@@ -163,7 +163,7 @@ def test_no_wheel_either(cuda, tmp_path: Path, monkeypatch) -> None:
 
 
 class _Pip:
-    """The module subprocess, whose `run` is pip's."""
+    """Stand in for the module subprocess, with a `run` that acts as pip."""
 
     def __init__(self, module: Any, run: Any) -> None:
         self._module, self.run = module, run

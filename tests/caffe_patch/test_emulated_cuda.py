@@ -1,8 +1,9 @@
-"""The GPU build of Caffe on the CPU: its kernels as C++, its launches as loops.
+"""Tests of Caffe's GPU build on the CPU, with kernels as C++ and launches as loops.
 
-Compiled are all kernels, the host's side of every layer, and blas.cu; not NVIDIA's
-compiler, memory model or speed are tested, but what the GPU side computes: by Caffe's
-own tests in GPU mode, and through the driver, the workers and the nets of this project.
+All kernels, the host code of every layer and blas.cu are compiled. The tests check what
+the GPU side computes, by Caffe's own tests in GPU mode and through the driver, the
+workers and the nets of this project. NVIDIA's compiler, the memory model and speed are
+not tested.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def test_barriers_want_all_threads_at_once() -> None:
 
 @pytest.fixture(scope="session")
 def emulated() -> Path:
-    """Build the package; its folder, and that of a libcuda."""
+    """Build the package, and return its folder and that of a libcuda."""
     sys.path.insert(0, str(ROOT / "caffe_patch"))
     build = importlib.import_module("build")
     obj, source = build.BUILD / "emulated", build.BUILD / "emulated-src"

@@ -1,7 +1,7 @@
-"""The patch's CUDA side, compiled for the CPU: a temperature and a uniform target.
+"""Tests of the patch's CUDA code, compiled for the CPU: temperature, uniform target.
 
-Both layers whole, as Caffe calls them, with the kernels that they launch and blas.cu;
-against the formula, and against the same layers on the CPU.
+Both layers run whole, as Caffe calls them, with their kernels and blas.cu. They are
+compared with the formula, and with the same layers on the CPU.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def softmax_loss(tmp_path_factory: pytest.TempPathFactory) -> SoftmaxLoss:
 
 
 def _bind(program: Path) -> SoftmaxLoss:
-    """A process for each call: one has room for one Caffe, and its checks abort."""
+    """Run each call in its own process, since failed checks of Caffe abort it."""
 
     def call(device: str, text: str, scores: Array, labels: Array | None) -> Result:
         kind = {np.float32: "float", np.float64: "double"}[scores.dtype.type]

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,11 +17,12 @@ from PIL import Image
 
 from fishing.backends.onnx import OnnxBackend
 from fishing.backends.openvino import OpenvinoBackend
-from fishing.errors import StoreError
+from fishing.errors import NetError, StoreError
 from fishing.evaluate import evaluate, format_table, read_results, write_results
 from fishing.images import ImageList, Preprocess, read_splits
 from fishing.kernels import Kernels
 from fishing.nets import BLOBS, load_net, read_net, read_weights
+from fishing.nets.layers import check_settings
 from fishing.report import sections as contents
 from fishing.report import write_report
 from fishing.store import (
@@ -171,9 +172,9 @@ class Prototxt(Reader):
 
     def run(self, folder: Path, data: bytes) -> None:
         (folder / "n.prototxt").write_bytes(data)
-        net = read_net(folder / "n.prototxt")
-        for layer in net.layer:
-            list(layer.strangers())
+        for layer in read_net(folder / "n.prototxt").layer:
+            with suppress(NetError):
+                check_settings(layer)
 
 
 class Caffemodel(Reader):

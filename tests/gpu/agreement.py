@@ -1,4 +1,4 @@
-"""Whether the device gives what the CPU gives: blobs, and the table of caltech20."""
+"""Compare the device with the CPU: blobs, and the table of caltech20."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from numpy.typing import NDArray
 from fishing.backends import open_backend
 from fishing.errors import FishingError
 from fishing.nets import BLOBS, NetSpec, load_net
-from fishing.store import ExtractionSettings
 from report import NotRunError, Section
 
 Blobs = Mapping[str, NDArray[np.float32]]
 
 TAU = 2.0
-#: Of the largest value of a blob: sums of 25,088 float32 products in another order.
+#: A share of the largest value of a blob, for float32 sums in another order.
 TOLERANCE = 1e-4
-#: Images with a unit that is on here and off there; its gradient is no rounding error.
+#: The share of images that may have a unit which is active on one device alone.
 MOST_FLIPPED = 0.5
-#: Points of mean average precision.
+#: In points of mean average precision.
 TABLE_TOLERANCE = 0.3
 N_IMAGES = 8
 
 
 def made_images(n: int, size: int) -> NDArray[np.float32]:
-    """Make up smooth images of the range of real ones with the mean subtracted."""
+    """Make smooth random images in the range of real ones minus the mean."""
     rng = np.random.default_rng(1)
     coarse = rng.uniform(-120, 130, (n, 3, 8, 8))
     fine = coarse.repeat(-(-size // 8), 2).repeat(-(-size // 8), 3)[..., :size, :size]
@@ -50,7 +49,7 @@ def caffe_blobs(spec: NetSpec, device: str, *, tf32: bool = False) -> Blobs:
 
 
 def compare_blobs(spec: NetSpec, device: str) -> Section:
-    """Compare all blobs of a few images, and how far TF32 takes them."""
+    """Compare all blobs of a few images, and measure the effect of TF32 on them."""
     cpu = caffe_blobs(spec, "cpu")
     section = compare(cpu, caffe_blobs(spec, device))
     if device == "cpu":
@@ -64,11 +63,11 @@ def compare_blobs(spec: NetSpec, device: str) -> Section:
 
 
 def compare(a: Blobs, b: Blobs) -> Section:
-    """Compare the blobs of two makers.
+    """Compare the blobs of two backends.
 
-    Gradients are compared for the images whose ReLUs agree: a unit that is zero but for
-    rounding may be on with one and off with the other, and then passes on a gradient or
-    none.
+    Gradients are compared only for images whose ReLUs agree. A unit that is zero up to
+    rounding may be active in one backend and inactive in the other, and then its
+    gradient passes or does not.
     """
     flipped = np.zeros(len(a[BLOBS[0]]), bool)
     for name in ("forward/x6", "forward/x7"):
@@ -95,7 +94,7 @@ def table(data: Path | None, device: str, folder: Path) -> Section:
     Raises
     ------
     NotRunError
-        If the data or a library is not there.
+        If the data or a library is missing.
     """
     beside = Path(__file__).resolve().parent.parent.parent.parent  # of a checkout
     data = data or beside / "shared" / "data" / "caltech20"
@@ -135,10 +134,11 @@ def reference_table(spec: NetSpec) -> dict[str, float]:
 def mean_precisions(
     spec: NetSpec, data: Path, device: str, output: Path, *, tf32: bool = False
 ) -> dict[str, float]:
-    """Extract with Caffe, and evaluate: mean average precisions in per cent."""
+    """Extract with Caffe, evaluate, and return mean average precisions in per cent."""
     from fishing.evaluate import evaluate
     from fishing.extract import extract
     from fishing.images import read_splits
+    from fishing.store import ExtractionSettings
 
     lists = read_splits(data, ["trainval", "test"])
     extract(

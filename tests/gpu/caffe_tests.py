@@ -1,4 +1,4 @@
-"""Caffe's own tests of the layers that a feature uses, on the device."""
+"""Run Caffe's own tests of the layers that a feature uses, on the device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_caffe_tests(program: Path | None, device: str) -> Section:
     Raises
     ------
     NotRunError
-        If the program of the tests is not there.
+        If the test program is missing.
     """
     found = [path for path in ([program] if program else PROGRAMS) if path.is_file()]
     if not found:

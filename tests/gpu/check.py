@@ -2,10 +2,11 @@
 
     python tests/gpu/check.py --device gpu:0     # what `make gpu-check` runs
 
-Caffe's own tests in GPU mode, blobs of the GPU against those of the CPU, the caltech20
-table where the data are, speed and memory; out come report.md and report.json. With
-`--device cpu` the same steps run where there is no GPU. The exit code is 1 if something
-is wrong, and 0 also where a step could not be run: the report says which and why.
+It runs Caffe's own tests in GPU mode, compares blobs of the GPU with those of the CPU,
+makes the caltech20 table if the data are there, measures speed and memory, and writes
+report.md and report.json. With `--device cpu` the same steps run without a GPU. The
+exit code is 1 if something is wrong. It is 0 if a step could not be run; the report
+then says which one and why.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before caffe: on a machine without a GPU it complains of that in every process.
+# Set before Caffe is imported, which otherwise warns of a missing GPU in every process.
 os.environ["GLOG_minloglevel"] = "3"  # noqa: SIM112, glog spells it so
 HERE = Path(__file__).resolve().parent
 # The bundle has all of these files in one folder.
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "caffe_patch")]
+PARENT = HERE.parent
+FOLDERS = (HERE, PARENT / "backends", PARENT.parent / "caffe_patch")
+sys.path[:0] = map(str, FOLDERS)
 
 from agreement import compare_blobs, table  # noqa: E402
 from caffe_tests import run_caffe_tests  # noqa: E402
@@ -79,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_step(title: str, function: Callable[..., Section], *args: Any) -> Section:
-    """Run a step; an error of its own is a failure, and not the end of the others."""
+    """Run a step. An error in it is reported as a failure, and the next steps run."""
     try:
         return function(*args)._replace(title=title)
     except NotRunError as reason:
@@ -89,7 +92,7 @@ def run_step(title: str, function: Callable[..., Section], *args: Any) -> Sectio
 
 
 def make_net(name: str, folder: Path) -> NetSpec:
-    """Give the net that ships with its weights, or write one with random weights."""
+    """Return the net that comes with its weights, or write one with random weights."""
     if name == "tinyalexnet":
         return load_net(name)
     folder.mkdir()
@@ -98,7 +101,7 @@ def make_net(name: str, folder: Path) -> NetSpec:
 
 
 def write_random_net(name: str, folder: Path) -> None:
-    """Write a net of random weights; in a child, which gives its memory back."""
+    """Write a net with random weights, in a child process, which frees its memory."""
     from random_nets import random_net
 
     random_net(name, folder)

@@ -1,4 +1,4 @@
-"""Functions in a process of their own, which gives all memory back when it ends."""
+"""Run functions in a separate process, which frees all memory when it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def in_child(function: Callable[..., T], *arguments: Any) -> T:
     Raises
     ------
     BackendError
-        If the process is aborted, as Caffe's checks do it.
+        If the process aborts, as it does when a check of Caffe fails.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:

@@ -1,8 +1,8 @@
-"""What the machine is: the GPU and its driver, the processor, and Caffe's build.
+"""Describe the machine: the GPU and its driver, the processor, and Caffe's build.
 
     python tests/gpu/machine.py gpu:0     # what `make gpu-check` runs before it builds
 
-says in one line which GPU that is, or that there is none, with exit code 2.
+This prints in one line which GPU it is. If there is none, it says so with exit code 2.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fishing.errors import BackendError
 
 
 def main(device: str) -> int:
-    """Look for the device before anything takes long; 0 if it is there, else 2."""
+    """Look for the device before the build; return 0 if it is there, else 2."""
     try:
         check_device(device)
         name = "cpu" if device == "cpu" else find_gpu(device).name
@@ -32,19 +32,19 @@ def main(device: str) -> int:
 
 
 def check_device(device: str) -> None:
-    """Refuse what is not one device.
+    """Refuse anything but one device.
 
     Raises
     ------
     BackendError
-        If it is none or several.
+        If it is not a device, or several.
     """
     if len(parse_device(device)) > 1:
         raise BackendError(f"expected one GPU to check, found '{device}'")
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Describe what is measured on.
+    """Describe the machine that is measured.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The report: sections with a status and a table each, as Markdown and as JSON."""
+"""Write the report, whose sections have a status and a table, as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class NotRunError(Exception):
-    """A step that cannot be run here, and why."""
+    """A step cannot be run here, for the reason given."""
 
 
 class Section(NamedTuple):
@@ -21,7 +21,7 @@ class Section(NamedTuple):
     status : str
         ``passed``, ``failed``, ``measured`` or ``not run``.
     text : str
-        What the table does not say, such as the reason.
+        Anything that the table does not say, such as a reason.
     head : list of str
     rows : list of lists
     """
@@ -39,7 +39,7 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     Parameters
     ----------
     record : mapping
-        ``machine``, a mapping; ``sections``, the fields of `Section` of each.
+        ``machine`` is a mapping; ``sections`` holds the fields of each `Section`.
     """
     lines = ["# GPU check", ""]
     lines += [f"- {key}: {value}" for key, value in record["machine"].items()]

@@ -1,8 +1,8 @@
-"""How fast a net runs: images a second, their share of the matrix rate, and memory.
+"""Measure how fast a net runs: images per second, share of the matrix rate, memory.
 
-Patched Caffe alone and as the extractor drives it, ONNX Runtime, and PyTorch, each in a
-process of its own, transfers included. The matrix rate is what products of matrices
-reach on the device, in Caffe's BLAS and in PyTorch's; the share is that of the larger.
+Patched Caffe runs alone and as the extractor drives it; ONNX Runtime and PyTorch run as
+well, each in a separate process. Transfers are included. The matrix rate is that of
+matrix products on the device, the larger one of Caffe's BLAS and PyTorch's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Timing(NamedTuple):
 def measure_speed(
     spec: NetSpec, device: str, batches: Sequence[int], seconds: float
 ) -> Section:
-    """Measure all that can run here; what cannot is named."""
+    """Measure everything that can run here, and name what cannot."""
     side = SIDE if device != "cpu" else SIDE // 4
     rates = {"Caffe's BLAS": in_child(caffe_rate, device, side, seconds)}
     if find_spec("torch"):
@@ -78,7 +78,7 @@ def measure_speed(
 
 
 def repeated(run: Callable[[], Any], seconds: float) -> float:
-    """Time runs after two that do not count; the median."""
+    """Return the median time of runs, after two that do not count."""
     times: list[float] = []
     while len(times) < 5 or sum(times) <= seconds:
         start = time.perf_counter()
@@ -88,7 +88,7 @@ def repeated(run: Callable[[], Any], seconds: float) -> float:
 
 
 def memory(device: str) -> float:
-    """MiB in use: of the card by all processes, or the most of one that is ours."""
+    """Return the MiB in use: on the card by all processes, or in our largest one."""
     if device == "cpu":
         processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         return max(resource.getrusage(who).ru_maxrss for who in processes) / 1024
@@ -135,7 +135,7 @@ def driven_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing
         found = Timing(repeated(run, seconds) / n, memory(device))
     finally:
         net.close()
-    # What a process took is known when it has ended; the card's memory is free then.
+    # The peak of a process is known once it has ended; the card's memory is free then.
     return found._replace(memory=max(found.memory, memory(device)))
 
 
@@ -165,7 +165,7 @@ def torch_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing:
 
 
 def torch_rate(device: str, side: int, seconds: float) -> float:
-    """Multiply matrices in PyTorch, in full float32: operations a second."""
+    """Multiply matrices in PyTorch in full float32; return operations per second."""
     import importlib
 
     torch: Any = importlib.import_module("torch")
@@ -183,7 +183,7 @@ def torch_rate(device: str, side: int, seconds: float) -> float:
 
 
 def caffe_rate(device: str, side: int, seconds: float) -> float:
-    """Multiply matrices in Caffe's inner products: operations a second."""
+    """Multiply matrices in Caffe's inner products; return operations per second."""
     import caffe
 
     from fishing.backends.caffe.process import set_device
@@ -199,7 +199,7 @@ def caffe_rate(device: str, side: int, seconds: float) -> float:
     )
     for i in range(CHAIN):
         text += layer.format(f"p{i}", f"p{i - 1}" if i else "d", side)
-    # One number an image to bring back: reading it waits for the device.
+    # Reading one number for each image waits for the device.
     text += layer.format("end", f"p{CHAIN - 1}", 1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "products.prototxt"
@@ -214,7 +214,7 @@ def caffe_rate(device: str, side: int, seconds: float) -> float:
 
 
 def multiply_adds(spec: NetSpec) -> int:
-    """Count those of one image: convolutions, inner products, and the way back."""
+    """Count the operations for one image, forward and backward."""
     net = caffe_net(spec, "cpu", 1).net
     total, products = 0, []
     for name, params in net.params.items():
@@ -223,4 +223,4 @@ def multiply_adds(spec: NetSpec) -> int:
         total += size * int(np.prod(top.shape[2:]))
         if net.layer_dict[name].type == "InnerProduct":
             products.append(size)
-    return total + sum(products[1:])  # the way back ends at y6
+    return total + sum(products[1:])  # the backward pass ends at y6

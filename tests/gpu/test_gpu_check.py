@@ -1,4 +1,4 @@
-"""The check of a GPU, with the CPU as the device under test."""
+"""Tests of the GPU check, with the CPU as the device under test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _module(name: str) -> Any:
 
 
 def _blobs(rng: np.random.Generator, n: int = 8) -> dict[str, Any]:
-    """Blobs whose fc6 and fc7 are as after a ReLU."""
+    """Make blobs in which x6 and x7 look like outputs of a ReLU."""
     blobs = {b: rng.normal(size=(n, 50)).astype(np.float32) for b in BLOBS}
     for name in ("forward/x6", "forward/x7"):
         blobs[name] = np.maximum(blobs[name], 0)
@@ -163,7 +163,7 @@ def test_the_whole_check_on_the_cpu(tmp_path: Path, capsys) -> None:
 
 @pytest.mark.parametrize("device", ["gpu:99", "gpu:0,1", "gpu:0,0", "cuda:0"])
 def test_no_gpu_is_said_in_one_line(device: str, capsys) -> None:
-    """By the check, and before that by what goes before building."""
+    """Both the check and the step before the build refuse it."""
     for main in (
         lambda: _module("check").main(["--device", device]),
         lambda: _module("machine").main(device),

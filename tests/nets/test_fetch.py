@@ -1,4 +1,4 @@
-"""Fetching weights from a real HTTP server on the loopback that misbehaves."""
+"""Tests of `fishing.nets.fetch` with a misbehaving HTTP server on the loopback."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}{path}"
 
 
-# Plans: what a server does with a request for the bytes from `start` on.
+# Plans: how the server answers a request for the bytes from `start` on.
 
 
 def good(h: Handler, start: int, turn: int) -> None:
@@ -219,15 +219,15 @@ def left_over(target: Path) -> set[str]:
 def test_a_fetch_brings_the_file_and_nothing_else(
     server: Server, spec: NetSpec, target: Path
 ) -> None:
-    steps: list[tuple[int, int | None]] = []
+    steps: list[tuple[str, int, int | None, str]] = []
     spec = sourced(spec, server.url("/good"))
     path = fetch_weights(spec, progress=lambda *step: steps.append(step))
     assert path == target == weights_path(spec)
     assert path.read_bytes() == BODY
     assert left_over(target) == {"net.caffemodel"}
     assert steps == sorted(steps)
-    assert steps[0] == (0, len(BODY))
-    assert steps[-1] == (len(BODY), len(BODY))
+    assert steps[0] == ("net.caffemodel", 0, len(BODY), "B")
+    assert steps[-1] == ("net.caffemodel", len(BODY), len(BODY), "B")
     assert len(steps) > 3
 
 
@@ -450,10 +450,10 @@ def test_a_local_file_is_copied(
     source = tmp_path / "source"
     source.write_bytes(BODY)
     part.write_bytes(BODY[:HALF])
-    steps: list[tuple[int, int | None]] = []
+    steps: list[tuple[str, int, int | None, str]] = []
     fetch_weights(spec, str(source), lambda *step: steps.append(step))
     assert target.read_bytes() == source.read_bytes() == BODY
-    assert steps[-1] == (len(BODY), len(BODY))
+    assert steps[-1] == ("net.caffemodel", len(BODY), len(BODY), "B")
     assert left_over(target) == {"net.caffemodel"}
 
 

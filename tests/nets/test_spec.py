@@ -1,6 +1,6 @@
-"""The nets that come with the project, and the reading of any net's folder.
+"""Tests of the nets that come with the project, and of reading a net's folder.
 
-The oracle for the shapes is a parser and a computation of sizes of the test's own.
+The shapes of blobs and weights are computed from the prototxts in this file.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
 
 from fishing.errors import NetError
 from fishing.files import file_sha256
 from fishing.nets import NetSpec, check_weights, load_net, net_names, weights_path
-from fishing.nets import spec as nets
+from fishing.nets import spec as spec_module
 from fishing.nets.weights import cache_folder
 
 SHIPPED = ("alexnet", "tinyalexnet", "vgg16")
@@ -56,43 +58,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-# An independent reading of prototxts: [(key, value), ...], messages nested.
-
-
-def parse(text: str) -> list[tuple[str, Any]]:
-    text = re.sub(r"#.*", "", text)
-    tokens = re.findall(r'"[^"]*"|[\w.+-]+|[{}:]', text)
-    tokens.reverse()
-
-    def message() -> list[tuple[str, Any]]:
-        fields: list[tuple[str, Any]] = []
-        while tokens and tokens[-1] != "}":
-            key, mark = tokens.pop(), tokens.pop()
-            if mark == ":" and tokens[-1] != "{":
-                value = tokens.pop()
-                fields.append((key, value.strip('"')))
-                continue
-            if mark == ":":
-                tokens.pop()
-            fields.append((key, message()))
-            assert tokens.pop() == "}"
-        return fields
-
-    fields = message()
-    assert not tokens
-    return fields
-
-
-def one(fields: list[tuple[str, Any]], key: str, default: Any = None) -> Any:
-    found = [value for name, value in fields if name == key]
-    assert len(found) <= 1, f"{key} stands there {len(found)} times"
-    return found[0] if found else default
-
-
-def layers(spec: NetSpec) -> list[list[tuple[str, Any]]]:
-    fields = parse(spec.prototxt.read_text())
-    assert {key for key, _ in fields} == {"name", "layer"}
-    return [value for key, value in fields if key == "layer"]
+def layers(spec: NetSpec) -> list[Any]:
+    """Read the layers of a net by Caffe's own messages."""
+    text = spec.prototxt.read_text()
+    return list(text_format.Parse(text, caffe_pb2.NetParameter()).layer)
 
 
 def shapes(spec: NetSpec) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
@@ -100,34 +69,25 @@ def shapes(spec: NetSpec) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
     blobs: dict[str, tuple[int, ...]] = {}
     weights: dict[str, tuple[int, ...]] = {}
     for layer in layers(spec):
-        kind, name, top = (one(layer, key) for key in ("type", "name", "top"))
+        kind, (top,) = layer.type, layer.top
         if kind == "Input":
-            dims = one(one(layer, "input_param"), "shape")
-            blobs[top] = tuple(int(value) for _, value in dims)[1:]
+            blobs[top] = tuple(layer.input_param.shape[0].dim)[1:]
             continue
-        shape = blobs[one(layer, "bottom")]
-        if kind in ("Convolution", "Pooling"):
-            param = one(layer, kind.lower() + "_param")
-            k, s, p, g = (
-                int(one(param, key, default))
-                for key, default in (
-                    ("kernel_size", None),
-                    ("stride", 1),
-                    ("pad", 0),
-                    ("group", 1),
-                )
-            )
-            c, side = shape[0], shape[1] + 2 * p - k
-            if kind == "Convolution":
-                out = int(one(param, "num_output"))
-                weights[name] = (out, c // g, k, k)
-                blobs[top] = (out, side // s + 1, side // s + 1)
-            else:
-                assert (one(param, "pool"), p) == ("MAX", 0)
-                blobs[top] = (c, math.ceil(side / s) + 1, math.ceil(side / s) + 1)
+        shape = blobs[layer.bottom[0]]
+        if kind == "Convolution":
+            p = layer.convolution_param
+            (k,), (stride,), (pad,) = p.kernel_size, p.stride or [1], p.pad or [0]
+            side = (shape[1] + 2 * pad - k) // stride + 1
+            weights[layer.name] = (p.num_output, shape[0] // p.group, k, k)
+            blobs[top] = (p.num_output, side, side)
+        elif kind == "Pooling":
+            q = layer.pooling_param
+            assert (q.pool, q.pad) == (q.MAX, 0)
+            side = math.ceil((shape[1] - q.kernel_size) / q.stride) + 1
+            blobs[top] = (shape[0], side, side)
         elif kind == "InnerProduct":
-            out = int(one(one(layer, "inner_product_param"), "num_output"))
-            weights[name] = (out, math.prod(shape))
+            out = layer.inner_product_param.num_output
+            weights[layer.name] = (out, math.prod(shape))
             blobs[top] = (out,)
         else:
             assert kind in ("ReLU", "LRN", "Dropout", "Softmax")
@@ -164,13 +124,12 @@ def test_a_shipped_net_fits_its_prototxt(name: str) -> None:
 def test_layers_are_chained_and_activations_in_place(name: str) -> None:
     at = None
     for layer in layers(load_net(name)):
-        kind, bottom, top = (one(layer, key) for key in ("type", "bottom", "top"))
-        assert bottom == at
-        assert (bottom == top) == (kind in ("ReLU", "Dropout"))
-        if kind not in ("ReLU", "Dropout"):
-            assert one(layer, "name") == top
-        if kind == "Dropout":
-            assert float(one(one(layer, "dropout_param"), "dropout_ratio")) == 0.5
+        (top,) = layer.top
+        assert list(layer.bottom) == ([at] if at else [])
+        is_in_place = layer.type in ("ReLU", "Dropout")
+        assert (at == top) == is_in_place
+        assert is_in_place or layer.name == top
+        assert layer.dropout_param.dropout_ratio == 0.5
         at = top
     assert at == "prob"
 
@@ -197,15 +156,16 @@ def test_alexnet_has_the_shapes_of_the_public_weights() -> None:
 
 def test_alexnet_normalises_after_relu_and_before_pooling() -> None:
     found = layers(load_net("alexnet"))
-    names = [one(layer, "name") for layer in found]
+    names = [layer.name for layer in found]
     for block in (1, 2):
         at = names.index(f"conv{block}")
         chain = [f"{kind}{block}" for kind in ("conv", "relu", "norm", "pool")]
         assert names[at : at + 4] == chain
     for layer in found:
-        if one(layer, "type") == "LRN":
-            param = {key: float(value) for key, value in one(layer, "lrn_param")}
-            assert param == {"local_size": 5, "alpha": 1e-4, "beta": 0.75}
+        if layer.type == "LRN":
+            p = layer.lrn_param
+            assert (p.local_size, p.beta, p.k) == (5, 0.75, 1)
+            assert p.alpha == pytest.approx(1e-4)
 
 
 def test_vgg16_has_the_shapes_of_the_public_weights() -> None:
@@ -258,7 +218,7 @@ def test_an_installed_package_has_its_own_models(
 ) -> None:
     package = tmp_path / "site-packages" / "fishing"
     shutil.copytree(folder, package / "models" / "mine")
-    monkeypatch.setattr(nets, "__file__", str(package / "nets.py"))
+    monkeypatch.setattr(spec_module, "__file__", str(package / "nets" / "spec.py"))
     # A neighbour of the package that happens to be called models is not ours.
     shutil.copytree(folder, package.parent / "models" / "theirs")
     assert net_names() == ["mine"]

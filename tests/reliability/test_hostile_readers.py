@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,20 +17,13 @@ from campaigns.readers import Graph
 from fishing.backends import open_backend
 from fishing.errors import DataError, ImageError, NetError, StoreError
 from fishing.images import read_image, read_splits
-from fishing.nets import fetch_weights, load_net, read_net
-from fishing.nets.caffe_binary import parse_binary
+from fishing.nets import fetch_weights, load_net, read_net, read_weights
 from fishing.nets.caffe_files import MAX_NET_BYTES
-from fishing.nets.caffe_text import parse_text
 from fishing.store import describe
 
 MIB = 2**20
 RUN = {"temperature": 2.0, "batch_size": 1, "device": "cpu"}
 DATA = np.ones((1, 3, 8, 8), np.float32)
-
-
-@pytest.fixture(autouse=True)
-def _few_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fishing.nets.caffe_schema.MOST_VALUES", 4096)
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -45,62 +37,77 @@ def _varint(n: int) -> bytes:
     return out + bytes([n])
 
 
-def _bounded(call: Callable[[], object], message: str, most: int = 20 * MIB) -> None:
-    """Expect an error within bounded memory."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match=message):
-            call()
-        assert tracemalloc.get_traced_memory()[1] < most
-    finally:
-        tracemalloc.stop()
+def _bounded(reader: str, path: Path, message: str, most: int = 20 * MIB) -> None:
+    """Expect a NetError in a process that may not take much memory."""
+    program = (
+        "import sys, resource, pathlib\n"
+        f"from fishing.nets import {reader}\n"
+        "pages = int(pathlib.Path('/proc/self/statm').read_text().split()[0])\n"
+        f"limit = pages * resource.getpagesize() + {most} + {path.stat().st_size}\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        f"try: {reader}(pathlib.Path(sys.argv[1]))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("NetError "), done.stdout
+    assert message in done.stdout
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a {" * 30_000, "in place of '}'"),
-        ("layer {} " * 6_000, "more than 4096 values"),
-        ("input_dim: [" + "1," * 6_000, "more than 4096 values"),
-        ("input_dim: " + "1" * 100_000 + "x", "in place of"),
-        ("input_dim: 4294967296", "a value of type int"),
-        ("input_shape { dim: 9223372036854775808 }", "a value of type long"),
-        ("layer { lrn_param { alpha: 0x" + "f" * 300, "a value of type float"),
+        ("a {" * 30_000, "messages within messages without end"),
+        ("layer {} " * 200_000, "more than 131072 values"),
+        ("input_dim: [" + "1," * 200_000, "more than 131072 values"),
+        ("input_dim: " + "1" * 100_000 + "x", "in line 1"),
+        ("input_dim: 4294967296", "in line 1"),
+        ("input_shape { dim: 9223372036854775808 }", "in line 1"),
+        ("layer { lrn_param { alpha: 0x" + "f" * 300, "in line 1"),
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_texts(text: str, message: str) -> None:
-    _bounded(lambda: parse_text(text), message)
+def test_texts(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "deploy.prototxt").write_text(text)
+    _bounded("read_net", tmp_path / "deploy.prototxt", message)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (_field(100, b"") * 6_000, "more than 4096 values"),
-        (_field(8, _field(1, b"\1" * 6_000)), "more than 4096 values"),
-        (_field(4, b"") * 6_000, "more than 4096 values"),
-        (b"\xa2\x06" + _varint(2**31), "ends too early"),
-        (b"\x20" + _varint(2**63), "a number outside of"),
+        (_field(100, b"") * 600_000, "more than 1048576 bytes that are no weights"),
+        (_field(4, b"\1" * 2**21), "more than 1048576 bytes that are no weights"),
+        (_field(3, b"") * 600_000, "more than 1048576 bytes that are no weights"),
+        (_field(100, _field(7, b"") * 600_000), "more than 1048576 bytes that"),
+        (_field(100, _field(7, _field(5, b"") * 600_000)), "more than 1048576 bytes"),
+        (_field(100, b"\xa2\x06" + _varint(2**31)), "too early"),
+        (b"\x20" + b"\xff" * 20, "a number of more than 64 bits"),
     ],
-    ids=["layers", "dims", "inputs", "2 GB", "long number"],
+    ids=["layers", "dims", "inputs", "blobs", "pieces", "2 GB", "long number"],
 )
-def test_messages(data: bytes, message: str) -> None:
-    _bounded(lambda: parse_binary(memoryview(data)), message)
+def test_messages(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "net").write_bytes(data)
+    _bounded("read_weights", tmp_path / "net", message, most=600 * MIB)
 
 
-def test_runs_of_one_number_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_one_number_each(tmp_path: Path) -> None:
     """Each run is looked at once: with a look at all the rest this takes minutes."""
-    monkeypatch.setattr("fishing.nets.caffe_schema.MOST_VALUES", 2**19)
     number = struct.pack("<f", 1)
-    run = b"\x2d" + number + b"\x08\x01"
-    data = _field(100, _field(7, run * 50_000))
-    blob = parse_binary(memoryview(data)).layer[0].blobs[0]
-    assert blob.data.tobytes() == number * 50_000
+    run = b"\x2d" + number + b"\x10\x01"
+    data = _field(100, _field(7, run * 50_000 + b"\x08\xd0\x86\x03\x18\x01\x20\x01"))
+    (tmp_path / "net").write_bytes(data)
+    ((blob,),) = read_weights(tmp_path / "net").values()
+    assert blob.shape == (50_000, 1, 1, 1)
+    assert blob.tobytes() == number * 50_000
 
 
-def test_a_prototxt_without_end(tmp_path: Path) -> None:
-    with pytest.raises(NetError, match=f"more than {MAX_NET_BYTES} bytes"):
+def test_prototxts_without_end(tmp_path: Path) -> None:
+    with pytest.raises(NetError, match="found a folder, a device or a pipe"):
         read_net(Path("/dev/zero"))
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(MAX_NET_BYTES + 1)
+    with pytest.raises(NetError, match=f"more than {MAX_NET_BYTES} bytes"):
+        read_net(tmp_path / "long")
 
 
 @pytest.fixture
@@ -119,7 +126,7 @@ def net(tmp_path: Path) -> Path:
         (
             "stride: 2 pad: 1 }",
             "stride: 1 pad: 40000 kernel_size: 40001 }",
-            "once|most",
+            "multiple|most",
         ),
         ("pad: 1 stride: 2", "pad: 100000 stride: 1", "at most 67108864 values"),
         ("pad: 1 stride: 2", "pad: 2147483647 stride: 1", "at most 67108864 values"),

@@ -1,8 +1,8 @@
-"""The reference backend: patched Caffe in a process of its own.
+"""The reference backend: patched Caffe in a separate process.
 
-In go batches, out come paired blobs. Caffe's checks end in ``abort``, and pycaffe
-holds Python's lock while it computes: in a process of its own the first becomes an
-error with Caffe's own words, and the second leaves the readers of images undisturbed.
+A failed check of Caffe aborts its process; here it becomes an error with Caffe's own
+message. pycaffe holds Python's lock while it computes; in a separate process it leaves
+this one free to read images.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class CaffeBackend:
     spec : NetSpec
     temperature : float
     batch_size : int or None
-        By default 32 on the CPU, and what memory allows on a GPU.
+        By default 32 on the CPU, and on a GPU as many as its memory allows.
     device : str
         ``cpu`` or ``gpu:N``.
     tf32 : bool
         Multiply in TF32 on the GPU.
     n_threads : int, optional
-        Of OpenBLAS; by default what it finds right.
+        Threads of OpenBLAS; by default it chooses.
 
     Raises
     ------
     BackendError
         If patched Caffe is missing, was not built for the device, or stops.
     NetError
-        If the weights are missing or the net does not fit.
+        If the weights are missing, or if the net does not fit.
     """
 
     n_at_once = 1
@@ -74,7 +74,7 @@ class CaffeBackend:
             "device": device,
             "tf32": tf32,
         }
-        # For what Caffe says last, should it stop; its warnings are left out.
+        # It keeps Caffe's last message, should Caffe stop; warnings are left out.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             python_command(_START),
@@ -108,7 +108,7 @@ class CaffeBackend:
         self._stderr.close()
 
     def _ask(self, message: Any) -> Any:
-        """Send one message and wait for its answer."""
+        """Send one message to the process and wait for its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -122,7 +122,7 @@ class CaffeBackend:
         return answer
 
     def _last_words(self) -> str:
-        """Find what Caffe said before it stopped, in one line."""
+        """Find the message with which Caffe stopped, in one line."""
         code = self._process.wait()
         self._stderr.seek(0)
         text = self._stderr.read().decode(errors="replace")

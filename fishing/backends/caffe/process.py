@@ -1,9 +1,9 @@
-"""The process that runs Caffe, at the other end of `fishing.backends.caffe.backend`.
+"""The process that runs Caffe, started by `fishing.backends.caffe.backend`.
 
-In come pickled messages on standard input, out go pickled answers on standard output:
-first the settings of the net, answered by the widths of its blobs and the batch size;
-then batches, answered by their blobs. A failed Caffe check aborts this process and no
-other.
+It reads pickled messages from standard input and writes pickled answers to standard
+output. The first message holds the settings of the net, and is answered by the widths
+of its blobs and the batch size. Each further one is a batch, and is answered by its
+blobs. A failed check of Caffe aborts this process alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.backends.caffe.net import gradient_net
 from fishing.backends.devices import (
     CPU_BATCH,
     Gpu,
@@ -29,15 +30,15 @@ from fishing.backends.devices import (
     fitting_batch,
 )
 from fishing.errors import BackendError, FishingError
-from fishing.nets import fit_weights, read_weights
+from fishing.nets import fit_weights, read_net, read_weights
 
 # Bytes that a new net may take beside its parameters.
 _ROOM = 2**28
 
 
 def main() -> None:
-    """Serve the process at the other end of the pipe until it hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    """Answer the process at the other end of the pipe until it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks handles Ctrl-C
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what C++ prints must not mix with the answers
     net: CaffeNet | None = None
@@ -67,15 +68,15 @@ class CaffeNet:
     prototxt, weights : Path
         The deploy net and its caffemodel, in the current or the V1 format.
     blobs : dict of str to str
-        The net's names of x5, x6, x7, y8 and x8.
+        The net's names of the blobs that `head_names` lists.
     input_size : int
     batch_size : int or None
-        By default 32 on the CPU, and what memory allows on a GPU.
+        By default 32 on the CPU, and on a GPU as many as its memory allows.
     temperature : float
     device : str
         ``cpu`` or ``gpu:N``.
     tf32 : bool
-        Whether TF32 is asked for, by CAFFE_TF32.
+        Whether TF32 is asked for, which CAFFE_TF32 tells Caffe.
 
     Raises
     ------
@@ -99,35 +100,39 @@ class CaffeNet:
     ) -> None:
         try:
             import caffe
-
-            from fishing.backends.caffe.net import gradient_net, read_deploy
+            from caffe.proto import caffe_pb2
         except ImportError as error:
             raise BackendError(
                 f"expected patched Caffe, found that it cannot be imported ({error}); "
                 "run `make caffe-patched`"
             ) from None
+        if not hasattr(caffe_pb2.SoftmaxParameter(), "temperature"):
+            raise BackendError(
+                "expected Caffe with the patch of this project, found a Caffe whose "
+                "SoftmaxWithLoss has no temperature; run `make caffe-patched`"
+            )
         gpu = set_device(caffe, device, tf32=tf32)
         self._derived = gradient_net(
-            read_deploy(prototxt),
+            read_net(prototxt),
             blobs,
             temperature=temperature,
             batch_size=batch_size or 1,
             input_size=input_size,
         )
-        # Without a name: nothing stays of it where Caffe aborts.
+        # The file has no name, so that nothing of it is left if Caffe aborts.
         with tempfile.TemporaryFile("w+") as file:
             file.write(str(self._derived.param))
             file.seek(0)
             name = f"/dev/fd/{file.fileno()}"
             if device == "cpu" and sys.platform == "linux":
-                # A net that was only made holds parameters and little else.
+                # A new net holds parameters and little else.
                 _limit_memory(_memory_used() + 2 * weights.stat().st_size + _ROOM)
                 self.net = caffe.Net(name, caffe.TEST)
                 _limit_memory(os.sysconf("SC_PHYS_PAGES") * resource.getpagesize())
             else:
                 self.net = caffe.Net(name, caffe.TEST)
-        # Caffe would leave a layer that the file has not as it was made, and abort at
-        # parameters of another shape.
+        # Caffe would leave a layer untrained if the file lacks it, and abort if the
+        # file has parameters of another shape.
         shapes = {
             name: [list(param.shape) for param in params]
             for name, params in self.net.params.items()
@@ -153,7 +158,7 @@ class CaffeNet:
         self.net.forward()
         self.net.backward()
         return {
-            # pycaffe hands out views of memory that the next pass overwrites
+            # pycaffe returns views of memory that the next pass overwrites
             name: getattr(self.net.blobs[tap.blob], tap.part)
             .reshape(len(data), -1)
             .copy()
@@ -162,20 +167,20 @@ class CaffeNet:
 
 
 def _limit_memory(most: int) -> None:
-    """Let this process have so much memory at most; Caffe aborts beyond it."""
+    """Limit the memory of this process; Caffe aborts if it needs more."""
     kind = resource.RLIMIT_DATA
     _, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
 
 def _memory_used() -> int:
-    """Tell how much of the limited kind of memory this process has taken."""
+    """Return how many bytes of the limited kind of memory this process has taken."""
     pages = Path("/proc/self/statm").read_text().split()
     return int(pages[5]) * resource.getpagesize()
 
 
 def set_device(caffe: Any, device: str, *, tf32: bool = False) -> Gpu | None:
-    """Choose the processor; Caffe itself would abort where there is none.
+    """Choose the processor. Caffe itself would abort if there is none.
 
     Parameters
     ----------
@@ -188,12 +193,12 @@ def set_device(caffe: Any, device: str, *, tf32: bool = False) -> Gpu | None:
     Returns
     -------
     Gpu or None
-        None for the CPU.
+        None stands for the CPU.
 
     Raises
     ------
     BackendError
-        If there is no such GPU, or Caffe was not built for it.
+        If there is no such GPU, or if Caffe was not built for it.
     """
     if device == "cpu":
         caffe.set_mode_cpu()
@@ -213,7 +218,7 @@ def set_device(caffe: Any, device: str, *, tf32: bool = False) -> Gpu | None:
 
 
 def _check_build(build: dict[str, Any], gpu: Gpu, device: str, *, tf32: bool) -> None:
-    """Hold what Caffe was built for to the GPU that is there."""
+    """Check that Caffe was built for the driver and the GPU that are there."""
     wanted = tuple(map(int, build["cuda_toolkit"].split(".")[:2]))
     if gpu.driver[0] < wanted[0]:
         raise BackendError(
@@ -237,10 +242,11 @@ def _check_build(build: dict[str, Any], gpu: Gpu, device: str, *, tf32: bool) ->
 
 
 def _net_bytes(net: Any) -> tuple[int, int]:
-    """Bound the bytes that a net for one image takes: of its own, and for the image.
+    """Bound the bytes that a net takes: in any case, and for each image.
 
-    Caffe keeps for each blob its values, and at most as much again: gradients of some,
-    places of maxima, the scale of LRN. Each convolution unfolds one image at a time.
+    Caffe keeps the values of each blob and at most as much again: gradients of some
+    blobs, places of maxima, the scale of LRN. Each convolution unfolds one image at a
+    time.
     """
     weights = sum(p.data.size for layer in net.params.values() for p in layer)
     unfolded = 0

@@ -1,7 +1,4 @@
-"""The portable backend: ONNX Runtime, on whatever it runs on.
-
-In go batches, out come paired blobs, from one call of one graph.
-"""
+"""The portable backend: the ONNX graph in ONNX Runtime, on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -39,8 +36,8 @@ class OnnxBackend:
     spec : NetSpec
     temperature : float
     batch_size : int or None
-        By default 32 on the CPU, and what memory allows on a GPU; the batch axis of the
-        graph is open.
+        By default 32 on the CPU, and on a GPU as many as its memory allows. The graph
+        takes batches of any size.
     device : str
         ``cpu`` or ``gpu:N``.
     tf32 : bool
@@ -49,9 +46,9 @@ class OnnxBackend:
     Raises
     ------
     BackendError
-        If there is no such device, or ONNX Runtime stops.
+        If there is no such device, or if ONNX Runtime stops.
     NetError
-        If the weights are missing, the net does not fit or cannot be converted.
+        If the weights are missing, or if the net does not fit or cannot be converted.
     """
 
     n_at_once = 1
@@ -81,17 +78,17 @@ class OnnxBackend:
         names = list(self.widths)
         try:
             found = self._session.run(names, {DATA: data, TAU: self._tau})
-        except Exception as error:  # its errors have no base of their own
+        except Exception as error:  # its errors have no common base
             raise _stopped(error) from None
         return dict(zip(names, found, strict=True))
 
     def close(self) -> None:
-        """Let go of the net and its memory."""
+        """Release the net and its memory."""
         self._session = None
 
 
 def _providers(device: str, *, tf32: bool) -> list[Any]:
-    """List what runs the graph on a device, the preferred one first."""
+    """List the execution providers for a device, the preferred one first."""
     (device,) = parse_device(device)
     if device == "cpu":
         return ["CPUExecutionProvider"]
@@ -102,41 +99,41 @@ def _providers(device: str, *, tf32: bool) -> list[Any]:
             f"{' '.join(available)}; install onnxruntime-gpu in place of onnxruntime, "
             "or use --device cpu"
         )
-    gpu = find_gpu(device)  # says in one line if there is none
+    gpu = find_gpu(device)  # raises an error of one line if there is none
     if tf32:
         check_tf32(gpu)
     if hasattr(onnxruntime, "preload_dlls"):
-        # Wheels of NVIDIA's libraries lie where no loader looks; and what it prints
-        # is not the answer of a command.
+        # NVIDIA's wheels lie where no loader looks. What this prints must not mix with
+        # the output of a command.
         with redirect_stdout(sys.stderr):
             onnxruntime.preload_dlls()
     settings = {
         "device_id": int(device.removeprefix("gpu:")),
-        # TF32 keeps 10 bits of a number: too few for the same values as Caffe's.
+        # TF32 keeps 10 bits of a number, too few to agree with Caffe.
         "use_tf32": int(tf32),
-        # The other search takes what is fastest at the moment: in another order of
-        # sums each time, and with GiB of memory that the batch size does not know.
+        # The exhaustive search takes what is fastest at the moment. That changes the
+        # order of sums, and needs gigabytes that the batch size does not allow for.
         "cudnn_conv_algo_search": "HEURISTIC",
-        # Memory as it is asked for, not doubled.
+        # Allocate what is requested, and not the next power of two.
         "arena_extend_strategy": "kSameAsRequested",
     }
     return [(_CUDA, settings), "CPUExecutionProvider"]
 
 
 def _stopped(error: Exception) -> BackendError:
-    """Put what ONNX Runtime said into one line."""
+    """Make an error of ONNX Runtime's message, in one line."""
     words = " ".join(str(error).split())
     return BackendError(f"ONNX Runtime stopped: {words or type(error).__name__}")
 
 
 def open_session(graph: Graph, providers: list[Any]) -> Any:
-    """Load a graph into ONNX Runtime, which takes the weights where they lie.
+    """Load a graph into ONNX Runtime, which reads the weights from numpy's arrays.
 
     Parameters
     ----------
     graph : Graph
     providers : list
-        As ONNX Runtime names them, the preferred one first.
+        Execution providers by ONNX Runtime's names, the preferred one first.
 
     Returns
     -------
@@ -157,13 +154,13 @@ def open_session(graph: Graph, providers: list[Any]) -> Any:
         else numpy_helper.from_array(array, name)
         for name, array in graph.initializers.items()
     ]
-    # ONNX Runtime copies these while it loads, and asks nothing of where they lie.
+    # ONNX Runtime copies these while it loads, so that they need not be aligned.
     arrays = [np.require(array, requirements="C") for array in large.values()]
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
     options.add_external_initializers(list(large), values)
     model = graph.model(tensors).SerializeToString()
     try:
-        # Without falling back to the CPU, then or in the midst of a run.
+        # It must not fall back to the CPU, neither now nor in the middle of a run.
         session = onnxruntime.InferenceSession(
             model, options, providers, enable_fallback=0
         )

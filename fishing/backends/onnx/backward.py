@@ -1,7 +1,7 @@
-"""Eq. 10 as ONNX operators: the way of the gradient down the head.
+"""Eq. 10 as ONNX operators: the backward pass of the head.
 
-In go the layers of the head and what flowed through them, out come the gradients of the
-cross-entropy with the uniform label at the outputs of the inner products.
+It computes the gradients of the cross-entropy with the uniform label, with respect to
+the outputs of the inner products.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from fishing.backends.onnx.layers import (
     prelu_slopes,
     scale_factors,
 )
-from fishing.nets.caffe_schema import Message
-from fishing.nets.head import Head
+from fishing.nets import Head
 
 
 class _Step(NamedTuple):
-    """A layer on the way down: its bottom, its top and dE/dtop."""
+    """A step of the backward pass: a layer, its bottom, its top and dE/dtop."""
 
-    layer: Message
+    layer: Any
     bottom: Value
     top: Value
     gradient: Value
@@ -46,9 +45,9 @@ def backward(
     build : Builder
     head : Head
     blobs : mapping of str to Value
-        What the layers of the head read and write, by its name in the net.
+        The blobs that layers of the head read and write, by their names in the net.
     tau : Value
-        The temperature, without axes.
+        The temperature, a scalar.
 
     Returns
     -------
@@ -76,7 +75,7 @@ def backward(
     return found[::-1]
 
 
-def _at_logits(build: Builder, layer: Message, y: Value, tau: Value) -> Value:
+def _at_logits(build: Builder, layer: Any, y: Value, tau: Value) -> Value:
     """Take the gradient of the loss: (softmax(y / tau) - 1/P) / tau."""
     if len(y.shape) != 1:
         raise refusal(layer, "logits of shape (n, P)", f"(n, {y.shape})")
@@ -88,7 +87,7 @@ def _at_logits(build: Builder, layer: Message, y: Value, tau: Value) -> Value:
 
 
 def _inner_product(build: Builder, step: _Step) -> Value:
-    """Multiply by the weights of the forward pass, the other way round."""
+    """Multiply by the transposed weights of the forward pass."""
     layer, shape = step.layer, step.bottom.shape
     product = build.node(
         "Gemm",
@@ -103,7 +102,7 @@ def _inner_product(build: Builder, step: _Step) -> Value:
 def _relu(build: Builder, step: _Step) -> Value:
     """Multiply by 1[y > 0], and by the slope elsewhere."""
     slope = float(step.layer.relu_param.negative_slope)
-    # x > 0 where y > 0, unless the slope is below 0; x is kept in any case, y need not.
+    # x > 0 where y > 0, unless the slope is negative. x is an output anyway, y is not.
     sign = _is_positive(build, step, step.top if slope >= 0 else step.bottom)
     if slope == 0:
         zero = build.constant(0.0, f"{step.layer.name}/zero")

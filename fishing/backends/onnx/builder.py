@@ -1,7 +1,6 @@
-"""A graph in the making: nodes, and the numbers that they need.
+"""Build an ONNX graph node by node, with the numbers that the nodes need.
 
-In go operators one by one, out comes a `Graph` that can be made an `onnx.ModelProto`.
-Shapes are kept without the batch axis, which stays open.
+Shapes are kept without the batch axis, whose length is left open.
 """
 
 from __future__ import annotations
@@ -18,14 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from fishing.errors import NetError
-from fishing.nets import fit_weights
-from fishing.nets.caffe_files import LayerWeights
-from fishing.nets.caffe_schema import Message
+from fishing.nets import LayerWeights, fit_weights
 
-# The lowest with all operators in use as they are meant: Softmax along one axis.
+# The lowest opset in which Softmax is along one axis.
 _OPSET, _IR_VERSION = 13, 7
 
-#: Values of one image that a blob may have, or of a constant: 256 MiB.
+#: The most values that a blob may have for one image: 256 MiB.
 MOST_VALUES = 2**26
 
 
@@ -36,7 +33,7 @@ class Value(NamedTuple):
     ----------
     name : str
     shape : tuple of int
-        Of one image: without the batch axis.
+        Shape for one image, without the batch axis.
     """
 
     name: str
@@ -45,7 +42,7 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """A finished graph, whose weights are still numpy's.
+    """A finished graph, whose weights are numpy's arrays.
 
     Attributes
     ----------
@@ -55,7 +52,7 @@ class Graph:
     widths : dict of str to int
         Values per image of each output.
     shapes : dict of str to tuple of int
-        Of what each node makes of one image.
+        Shape for one image of each node's output.
     """
 
     nodes: list[onnx.NodeProto]
@@ -66,7 +63,7 @@ class Graph:
     shapes: dict[str, tuple[int, ...]]
 
     def model(self, tensors: Sequence[TensorProto]) -> onnx.ModelProto:
-        """Make a model of the graph, with `tensors` for its initializers."""
+        """Make a model of the graph, with `tensors` as its initializers."""
         graph = helper.make_graph(
             self.nodes, "gradients", self.inputs, self.outputs, list(tensors)
         )
@@ -84,16 +81,16 @@ class Builder:
     Parameters
     ----------
     weights : dict of str to list of ndarray
-        As `read_weights` gives them.
+        What `read_weights` returns.
     caffemodel : Path
-        Where they are from, for messages.
+        Where the weights are from, for messages.
     native_lrn : bool
         See `fishing.backends.onnx.graph.gradient_graph`.
 
     Attributes
     ----------
     weight_names : dict of str to list of str
-        The initializers of layers that have weights and maybe a bias.
+        Names of the initializers of layers that have weights and maybe a bias.
     """
 
     def __init__(
@@ -121,20 +118,25 @@ class Builder:
         Parameters
         ----------
         operator : str
-            Of ONNX.
+            ONNX's name of the operator.
         inputs : sequence of Value or str
             A str is the name of an initializer.
         name : str
-            Of the output; changed where it is taken.
+            Name of the output. It gets a suffix if it is taken.
         shape : sequence of int
-            Of the output, without the batch axis.
+            Shape of the output, without the batch axis.
         **attributes
-            Of the operator.
+            Attributes of the operator.
+
+        Returns
+        -------
+        Value
+            The output.
 
         Raises
         ------
         NetError
-            If the output would have more than `MOST_VALUES`.
+            If the output would have more than `MOST_VALUES` values.
         """
         check_size(name, shape)
         output = Value(self._unique(name), tuple(shape))
@@ -148,11 +150,11 @@ class Builder:
         return output
 
     def reserve(self, *names: str) -> None:
-        """Keep names for inputs and outputs."""
+        """Reserve names for inputs and outputs."""
         self._names.update(names)
 
     def constant(self, value: Any, name: str) -> str:
-        """Add an initializer, of float32 or int64, and give its name."""
+        """Add an initializer of float32 or int64, and return its name."""
         array = np.asarray(value)
         name = self._unique(name)
         dtype = np.int64 if array.dtype.kind == "i" else np.float32
@@ -160,9 +162,9 @@ class Builder:
         return name
 
     def parameters(
-        self, layer: Message, shapes: Sequence[Sequence[int]]
+        self, layer: Any, shapes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float32]]:
-        """Find a layer's parameters, of the shapes that it has to have.
+        """Find a layer's parameters and give them the shapes that the layer expects.
 
         Raises
         ------
@@ -172,8 +174,8 @@ class Builder:
         fitted = fit_weights(self._caffemodel, self._weights, {layer.name: shapes})
         return fitted[layer.name]
 
-    def weights(self, layer: Message, shapes: Sequence[Sequence[int]]) -> list[str]:
-        """Make a layer's weights and its bias initializers, and give their names."""
+    def weights(self, layer: Any, shapes: Sequence[Sequence[int]]) -> list[str]:
+        """Make a layer's parameters initializers, and return their names."""
         names = self.weight_names.setdefault(layer.name, [])
         found = self.parameters(layer, shapes)
         for name, array in zip(("weights", "bias"), found, strict=False):
@@ -182,7 +184,7 @@ class Builder:
         return names
 
     def reshape(self, value: Value, shape: Sequence[int], name: str) -> Value:
-        """Give each image's values another shape."""
+        """Add a node that gives the values of each image another shape."""
         if tuple(shape) == value.shape:
             return value
         target = self.constant([0, *shape], f"{name}/shape")
@@ -191,13 +193,17 @@ class Builder:
     def finish(
         self, inputs: Mapping[str, Sequence[int | str]], outputs: Mapping[str, Value]
     ) -> Graph:
-        """Close the graph.
+        """Finish the graph.
 
         Parameters
         ----------
         inputs : mapping of str to shape
         outputs : mapping of str to Value
-            Values under the names they leave by, as (n, d) tensors.
+            Values under the names of the outputs, which are (n, d) tensors.
+
+        Returns
+        -------
+        Graph
         """
         renamed: dict[str, str] = {}
         widths = {name: math.prod(v.shape) for name, v in outputs.items()}
@@ -227,8 +233,8 @@ class Builder:
         return found
 
 
-def refusal(layer: Message, expected: str, found: str) -> NetError:
-    """Say why a layer cannot be converted."""
+def refusal(layer: Any, expected: str, found: str) -> NetError:
+    """Make an error that says why a layer cannot be converted."""
     return NetError(
         f"layer '{layer.name}' ({layer.type}): expected {expected}, found {found}; "
         "--backend caffe runs what Caffe knows"
@@ -236,12 +242,12 @@ def refusal(layer: Message, expected: str, found: str) -> NetError:
 
 
 def check_size(name: str, shape: Sequence[int]) -> None:
-    """Refuse a blob that would fill the memory, before it does.
+    """Refuse a blob that would fill the memory.
 
     Raises
     ------
     NetError
-        If it has more than `MOST_VALUES` an image.
+        If it has more than `MOST_VALUES` values for one image.
     """
     if math.prod(shape) > MOST_VALUES:
         raise NetError(
@@ -250,13 +256,13 @@ def check_size(name: str, shape: Sequence[int]) -> None:
         )
 
 
-def canonical_axis(layer: Message, axis: int, x: Value) -> int:
-    """Count an axis from the first on, and keep off the batch.
+def canonical_axis(layer: Any, axis: int, x: Value) -> int:
+    """Turn a negative axis into one that is counted from the first.
 
     Raises
     ------
     NetError
-        If there is no such axis, or if it is the batch.
+        If there is no such axis, or if it is the batch axis.
     """
     n_axes = len(x.shape) + 1
     found = axis + n_axes if axis < 0 else axis

@@ -1,19 +1,20 @@
-"""A graph as an ONNX file."""
+"""A net's graph as an ONNX file."""
 
 from __future__ import annotations
 
 import json
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from fishing.backends.onnx.builder import Graph
 from fishing.backends.onnx.graph import gradient_graph
 from fishing.errors import BackendError
+from fishing.files import whole_file
 from fishing.images import Preprocess
 from fishing.nets import NetSpec, check_weights, weights_path
 
@@ -25,21 +26,21 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
     """Write the graph of a net to an ONNX file.
 
     Its metadata name the net, the SHA-256 of the prototxt and of the weights, the
-    preprocessing of images (JSON), the label and the outputs (JSON). Weights that would
+    preprocessing of images (JSON), the label and the outputs (JSON). Weights that do
     not fit into one file go into a second one beside it, ``<name>.data``.
 
     Parameters
     ----------
     spec : NetSpec
     path : Path
-        The file appears under this name once it is whole.
+        The file gets this name once it is whole.
     most_bytes : int
-        Of weights in the file itself.
+        How many bytes of weights the file itself may hold.
 
     Raises
     ------
     NetError
-        As `gradient_graph`, and if the weights are not those on record.
+        If `gradient_graph` raises it, or if the weights are not those on record.
     BackendError
         If the file cannot be written.
     """
@@ -52,21 +53,23 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
         "label": "uniform",
         "outputs": json.dumps(list(graph.widths)),
     }
-    partial = path.with_name(f"{path.name}.partial")
-    data, partial_data = _data_file(path), _data_file(partial)
+    n_bytes = sum(array.nbytes for array in graph.initializers.values())
+    data = _data_file(path)
     try:
-        model = _model(graph, partial_data, data.name, most_bytes)
-        model.doc_string = spec.title
-        helper.set_model_props(model, metadata)
-        partial.write_bytes(model.SerializeToString(deterministic=True))
-        if partial_data.exists():
-            os.replace(partial_data, data)
-        os.replace(partial, path)
+        path.parent.stat()  # a folder that is missing is an error, not to be made
+        with ExitStack() as files:  # the weights get their name before the model does
+            unfinished = files.enter_context(whole_file(path))
+            if n_bytes > most_bytes:
+                weights = files.enter_context(whole_file(data))
+                tensors = _write_data(graph, weights, data.name)
+            else:
+                tensors = [_tensor(*item) for item in graph.initializers.items()]
+            model = graph.model(tensors)
+            model.doc_string = spec.title
+            helper.set_model_props(model, metadata)
+            unfinished.write_bytes(model.SerializeToString(deterministic=True))
     except OSError as error:
         raise BackendError(f"expected to write {path}: {error.strerror}") from None
-    finally:
-        for file in (partial, partial_data):
-            file.unlink(missing_ok=True)
 
 
 def write_graph(graph: Graph, path: Path) -> None:
@@ -76,7 +79,7 @@ def write_graph(graph: Graph, path: Path) -> None:
     ----------
     graph : Graph
     path : Path
-        The weights lie in ``<path>.data``.
+        The weights go to ``<path>.data``.
 
     Raises
     ------
@@ -84,20 +87,32 @@ def write_graph(graph: Graph, path: Path) -> None:
         If the disk is full or lost.
     """
     data = _data_file(path)
-    path.write_bytes(_model(graph, data, data.name, most_bytes=0).SerializeToString())
+    tensors = _write_data(graph, data, data.name)
+    path.write_bytes(graph.model(tensors).SerializeToString())
 
 
 def external_tensor(name: str, array: NDArray[Any], **where: str) -> TensorProto:
-    """Describe an initializer whose numbers lie outside of the model."""
-    tensor = _tensor(name, array, None)
+    """Describe an initializer whose numbers lie outside of the model.
+
+    Parameters
+    ----------
+    name : str
+    array : ndarray
+        Only its shape and its dtype go into the description.
+    **where
+        ONNX's keys of external data: ``location``, ``offset``, ``length``.
+    """
+    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = TensorProto(name=name, dims=array.shape, data_type=dtype)
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in where.items():
         tensor.external_data.add(key=key, value=value)
     return tensor
 
 
-def _tensor(name: str, array: NDArray[Any], raw: bytes | None) -> TensorProto:
+def _tensor(name: str, array: NDArray[Any]) -> TensorProto:
     dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+    raw = array.tobytes()
     return TensorProto(name=name, dims=array.shape, data_type=dtype, raw_data=raw)
 
 
@@ -105,28 +120,16 @@ def _data_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def _model(graph: Graph, data: Path, name: str, most_bytes: int) -> ModelProto:
-    """Make a model; weights of more than `most_bytes` go into the file `data`.
-
-    The model calls that file `name`.
-    """
-    if sum(array.nbytes for array in graph.initializers.values()) > most_bytes:
-        return graph.model(_write_data(graph, data, name))
-    return graph.model(
-        [
-            _tensor(name, array, array.tobytes())
-            for name, array in graph.initializers.items()
-        ]
-    )
-
-
 def _write_data(graph: Graph, path: Path, name: str) -> list[TensorProto]:
-    """Write the larger initializers into a file of their own, each on a new page."""
+    """Write the larger initializers into a file that the model calls `name`.
+
+    Each begins on a page of its own.
+    """
     tensors = []
     with path.open("wb") as file:
         for key, array in graph.initializers.items():
             if array.dtype != np.float32 or array.nbytes < 1024:
-                tensors.append(_tensor(key, array, array.tobytes()))
+                tensors.append(_tensor(key, array))
                 continue
             start = -(-file.tell() // 4096) * 4096
             file.seek(start)

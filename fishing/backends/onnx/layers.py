@@ -1,7 +1,6 @@
-"""Caffe's layers in ONNX operators: what each computes when a net is tested.
+"""Caffe's layers as ONNX operators, with the values that they have in the TEST phase.
 
-In go a layer's message and its bottoms, out comes its top. A layer that cannot be had
-exactly as Caffe has it is refused by its name and type.
+A layer that ONNX cannot compute exactly as Caffe does is refused by its name and type.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from numpy.typing import NDArray
 
 from fishing.backends.onnx.builder import Builder, Value, canonical_axis, refusal
 from fishing.backends.onnx.spatial_layers import convolution, lrn, pooling
-from fishing.nets.caffe_schema import Message
+from fishing.nets import check_settings
+from fishing.nets.caffe_messages import TEST, EltwiseParameter
 
 
-def convert(build: Builder, layer: Message, bottoms: Sequence[Value]) -> Value:
+def convert(build: Builder, layer: Any, bottoms: Sequence[Value]) -> Value:
     """Add a layer to the graph.
 
     Parameters
     ----------
     build : Builder
-    layer : Message
-        A ``LayerParameter``.
+    layer : LayerParameter
     bottoms : sequence of Value
 
     Returns
@@ -36,16 +35,15 @@ def convert(build: Builder, layer: Message, bottoms: Sequence[Value]) -> Value:
     Raises
     ------
     NetError
-        If the layer is of a type or has settings that cannot be converted, or if its
-        parameters are missing or of other shapes.
+        If the layer has a type or settings that cannot be converted, or if its
+        parameters are missing or have other shapes.
     """
     if layer.type not in _ONE_BOTTOM and layer.type not in _MANY_BOTTOMS:
         known = " ".join(sorted([*_ONE_BOTTOM, *_MANY_BOTTOMS]))
         raise refusal(layer, f"a type of: {known}", f"'{layer.type}'")
-    if strangers := list(layer.strangers()):
-        raise refusal(layer, "Caffe's own settings", f"the unknown '{strangers[0]}'")
-    if layer.HasField("phase") and layer.phase != "TEST":
-        raise refusal(layer, "a layer of the TEST phase", f"phase {layer.phase}")
+    check_settings(layer)
+    if layer.HasField("phase") and layer.phase != TEST:
+        raise refusal(layer, "a layer of the TEST phase", "phase TRAIN")
     is_many = layer.type in _MANY_BOTTOMS
     if len(layer.top) != 1 or not (len(bottoms) == 1 or (is_many and bottoms)):
         wanted = f"{'bottoms' if is_many else 'one bottom'} and one top"
@@ -56,17 +54,17 @@ def convert(build: Builder, layer: Message, bottoms: Sequence[Value]) -> Value:
     return _ONE_BOTTOM[layer.type](build, layer, bottoms[0])
 
 
-def prelu_slopes(build: Builder, layer: Message, x: Value) -> NDArray[np.float32]:
-    """Give a PReLU's slopes the shape (channels, 1, ..., 1), or (1,) for one."""
+def prelu_slopes(build: Builder, layer: Any, x: Value) -> NDArray[np.float32]:
+    """Return a PReLU's slopes in the shape (channels, 1, ..., 1), or (1,) if shared."""
     is_shared = layer.prelu_param.channel_shared
     (slopes,) = build.parameters(layer, [[] if is_shared else x.shape[:1]])
     return slopes.reshape([1] if is_shared else [-1, *[1] * (len(x.shape) - 1)])
 
 
 def batch_norm_statistics(
-    build: Builder, layer: Message, x: Value
+    build: Builder, layer: Any, x: Value
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Divide the stored mean and variance by the stored number of their terms."""
+    """Return the mean and the variance, which are stored times a factor."""
     p, n = layer.batch_norm_param, x.shape[0]
     if p.HasField("use_global_stats") and not p.use_global_stats:
         raise refusal(layer, "stored statistics", "use_global_stats: false")
@@ -76,9 +74,9 @@ def batch_norm_statistics(
 
 
 def scale_factors(
-    build: Builder, layer: Message, x: Value
+    build: Builder, layer: Any, x: Value
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Give a Scale's factors, and its bias if it has one, axes that fit an image's."""
+    """Return a Scale's factors and bias, if any, in shapes that broadcast to images."""
     p, n_axes = layer.scale_param, len(x.shape)
     start = canonical_axis(layer, p.axis, x) - 1
     end = n_axes if p.num_axes == -1 else start + p.num_axes
@@ -91,8 +89,8 @@ def scale_factors(
     return arrays[0], arrays[1] if p.bias_term else None
 
 
-def _inner_product(build: Builder, layer: Message, x: Value) -> Value:
-    """Multiply; the weights are (num_output, K), or transposed where it says so."""
+def _inner_product(build: Builder, layer: Any, x: Value) -> Value:
+    """Multiply by the weights, (num_output, K) or transposed."""
     p, name = layer.inner_product_param, layer.top[0]
     axis = canonical_axis(layer, p.axis, x)
     lead, width = x.shape[: axis - 1], math.prod(x.shape[axis - 1 :])
@@ -105,7 +103,7 @@ def _inner_product(build: Builder, layer: Message, x: Value) -> Value:
     if not lead:
         flat = build.reshape(x, [width], f"{layer.name}/flat")
         return build.node("Gemm", [flat, *weights], name, [p.num_output], **settings)
-    # Rows are products, several for each image.
+    # There are several products for each image.
     flat_shape = build.constant([-1, width], f"{layer.name}/rows/shape")
     rows = build.node("Reshape", [x, flat_shape], f"{layer.name}/rows", [width])
     product = f"{layer.name}/product"
@@ -114,36 +112,36 @@ def _inner_product(build: Builder, layer: Message, x: Value) -> Value:
     return build.node("Reshape", [y, shape], name, [*lead, p.num_output])
 
 
-def _relu(build: Builder, layer: Message, x: Value) -> Value:
+def _relu(build: Builder, layer: Any, x: Value) -> Value:
     slope = float(layer.relu_param.negative_slope)
     if slope == 0:
         return build.node("Relu", [x], layer.top[0], x.shape)
     return build.node("LeakyRelu", [x], layer.top[0], x.shape, alpha=slope)
 
 
-def _prelu(build: Builder, layer: Message, x: Value) -> Value:
+def _prelu(build: Builder, layer: Any, x: Value) -> Value:
     slopes = build.constant(prelu_slopes(build, layer, x), f"{layer.name}/slopes")
     return build.node("PRelu", [x, slopes], layer.top[0], x.shape)
 
 
-def _elu(build: Builder, layer: Message, x: Value) -> Value:
+def _elu(build: Builder, layer: Any, x: Value) -> Value:
     alpha = float(layer.elu_param.alpha)
     return build.node("Elu", [x], layer.top[0], x.shape, alpha=alpha)
 
 
-def _sigmoid(build: Builder, layer: Message, x: Value) -> Value:
+def _sigmoid(build: Builder, layer: Any, x: Value) -> Value:
     return build.node("Sigmoid", [x], layer.top[0], x.shape)
 
 
-def _tanh(build: Builder, layer: Message, x: Value) -> Value:
+def _tanh(build: Builder, layer: Any, x: Value) -> Value:
     return build.node("Tanh", [x], layer.top[0], x.shape)
 
 
-def _dropout(build: Builder, layer: Message, x: Value) -> Value:
+def _dropout(build: Builder, layer: Any, x: Value) -> Value:
     return x  # Caffe scales in training, not when a net is tested
 
 
-def _softmax(build: Builder, layer: Message, x: Value) -> Value:
+def _softmax(build: Builder, layer: Any, x: Value) -> Value:
     p = layer.softmax_param
     axis = canonical_axis(layer, p.axis, x)
     if not p.temperature > 0:
@@ -154,7 +152,7 @@ def _softmax(build: Builder, layer: Message, x: Value) -> Value:
     return build.node("Softmax", [x], layer.top[0], x.shape, axis=axis)
 
 
-def _batch_norm(build: Builder, layer: Message, x: Value) -> Value:
+def _batch_norm(build: Builder, layer: Any, x: Value) -> Value:
     mean, variance = batch_norm_statistics(build, layer, x)
     one, zero = np.ones_like(mean), np.zeros_like(mean)
     numbers = {"scale": one, "shift": zero, "mean": mean, "variance": variance}
@@ -168,7 +166,7 @@ def _batch_norm(build: Builder, layer: Message, x: Value) -> Value:
     )
 
 
-def _scale(build: Builder, layer: Message, x: Value) -> Value:
+def _scale(build: Builder, layer: Any, x: Value) -> Value:
     factors, bias = scale_factors(build, layer, x)
     name = layer.top[0] if bias is None else f"{layer.name}/product"
     factors_name = build.constant(factors, f"{layer.name}/factors")
@@ -179,7 +177,7 @@ def _scale(build: Builder, layer: Message, x: Value) -> Value:
     return build.node("Add", [y, bias_name], layer.top[0], x.shape)
 
 
-def _flatten(build: Builder, layer: Message, x: Value) -> Value:
+def _flatten(build: Builder, layer: Any, x: Value) -> Value:
     p = layer.flatten_param
     start, end = (canonical_axis(layer, axis, x) for axis in (p.axis, p.end_axis))
     if end < start:
@@ -189,13 +187,13 @@ def _flatten(build: Builder, layer: Message, x: Value) -> Value:
     return build.reshape(x, shape, layer.top[0])
 
 
-def _reshape(build: Builder, layer: Message, x: Value) -> Value:
-    """Replace axes by those of `shape`, where 0 copies one and -1 is what is left."""
+def _reshape(build: Builder, layer: Any, x: Value) -> Value:
+    """Replace axes by those of `shape`; 0 copies an axis, and -1 takes what is left."""
     p, n_axes = layer.reshape_param, len(x.shape) + 1
     dims = list(p.shape.dim)
     start = p.axis if p.axis >= 0 else p.axis + n_axes + 1
     end = n_axes if p.num_axes == -1 else start + p.num_axes
-    batch = -2  # stands for the length of the batch axis, whatever it is
+    batch = -2  # stands for the length of the batch axis, which is open
     bottom, count = [batch, *x.shape], math.prod(x.shape)
     found = f"axis {p.axis}, num_axes {p.num_axes} and shape {dims}"
     copies = [start + i for i, dim in enumerate(dims) if dim == 0]
@@ -216,7 +214,7 @@ def _reshape(build: Builder, layer: Message, x: Value) -> Value:
     return build.reshape(x, rest_of, layer.top[0])
 
 
-def _concat(build: Builder, layer: Message, xs: Sequence[Value]) -> Value:
+def _concat(build: Builder, layer: Any, xs: Sequence[Value]) -> Value:
     p = layer.concat_param
     axis = p.concat_dim if p.HasField("concat_dim") else p.axis
     axis = canonical_axis(layer, axis, xs[0])
@@ -230,21 +228,22 @@ def _concat(build: Builder, layer: Message, xs: Sequence[Value]) -> Value:
     return build.node("Concat", xs, layer.top[0], shape, axis=axis)
 
 
-def _eltwise(build: Builder, layer: Message, xs: Sequence[Value]) -> Value:
+def _eltwise(build: Builder, layer: Any, xs: Sequence[Value]) -> Value:
     p, name, shape = layer.eltwise_param, layer.name, xs[0].shape
     coeff = [float(factor) for factor in p.coeff]
     if len(xs) < 2 or {x.shape for x in xs} != {shape}:
         found = " ".join(str(x.shape) for x in xs)
         raise refusal(layer, "two bottoms or more of one shape", found)
-    if coeff and (p.operation != "SUM" or len(coeff) != len(xs)):
-        found = f"{len(coeff)} for the {p.operation} of {len(xs)}"
+    kind = EltwiseParameter.EltwiseOp.Name(p.operation)
+    if coeff and (kind != "SUM" or len(coeff) != len(xs)):
+        found = f"{len(coeff)} for the {kind} of {len(xs)}"
         raise refusal(layer, "one coeff for each bottom of a SUM", found)
     terms = list(xs)
     for i, factor in enumerate(coeff):
         if factor != 1:
             c = build.constant(factor, f"{name}/coeff{i}")
             terms[i] = build.node("Mul", [xs[i], c], f"{name}/term{i}", shape)
-    operator = {"PROD": "Mul", "SUM": "Add", "MAX": "Max"}[p.operation]
+    operator = {"PROD": "Mul", "SUM": "Add", "MAX": "Max"}[kind]
     total = terms[0]
     for i, term in enumerate(terms[1:], start=2):
         top = layer.top[0] if i == len(terms) else f"{name}/{i}"

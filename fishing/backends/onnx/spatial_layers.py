@@ -1,13 +1,13 @@
-"""Caffe's layers over images in ONNX operators: convolution, pooling and LRN.
+"""Caffe's convolution, pooling and LRN as ONNX operators.
 
-In go a layer's message and its bottom, out comes its top, of exactly the size and the
-values that Caffe gives it.
+The tops have exactly the sizes that Caffe gives them, and the same values.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +18,11 @@ from fishing.backends.onnx.builder import (
     check_size,
     refusal,
 )
-from fishing.nets.caffe_schema import Message
+from fishing.nets.caffe_messages import LRNParameter, PoolingParameter
 
 
-def convolution(build: Builder, layer: Message, x: Value) -> Value:
-    """Convolve; the weights are (num_output, channels / group, kernel_h, kernel_w)."""
+def convolution(build: Builder, layer: Any, x: Value) -> Value:
+    """Convolve with weights (num_output, channels / group, kernel_h, kernel_w)."""
     p = layer.convolution_param
     channels, *size = _planes(layer, x)
     if canonical_axis(layer, p.axis, x) != 1:
@@ -55,18 +55,19 @@ def convolution(build: Builder, layer: Message, x: Value) -> Value:
     )
 
 
-def pooling(build: Builder, layer: Message, x: Value) -> Value:
-    """Take the maximum or the mean of windows; the last ones may reach over the edge.
+def pooling(build: Builder, layer: Any, x: Value) -> Value:
+    """Take the maximum or the mean of windows, the last of which may exceed the edge.
 
-    Along a side of n pixels with p more on either end, windows of k pixels at a stride
-    of s number ceil((n + 2p - k) / s) + 1, less one that would begin in the padding
-    behind. The mean is over the part of a window within the n + 2p pixels, of which
-    those of the padding are zero; the maximum is over pixels of the image alone.
+    Along a side of n pixels with a padding of p at either end, there are
+    ceil((n + 2p - k) / s) + 1 windows of k pixels at a stride of s, without one that
+    would begin in the padding at the end. The mean is over the part of a window within
+    the n + 2p pixels, where the padding is zero. The maximum is over the pixels of the
+    image alone.
     """
     p = layer.pooling_param
     _planes(layer, x)
-    if p.pool not in ("MAX", "AVE"):
-        raise refusal(layer, "pool MAX or AVE", p.pool)
+    if p.pool not in (PoolingParameter.MAX, PoolingParameter.AVE):
+        raise refusal(layer, "pool MAX or AVE", "STOCHASTIC")
     size = list(x.shape[1:])
     kernel = size if p.global_pooling else _pooling_sides(layer, p, "kernel", 1)
     stride, pad = (
@@ -77,7 +78,7 @@ def pooling(build: Builder, layer: Message, x: Value) -> Value:
         raise refusal(layer, "stride 1 and pad 0", f"{stride} and {pad}")
     if any(before >= k for before, k in zip(pad, kernel, strict=True)):
         raise refusal(layer, "a pad smaller than the kernel", f"{pad} and {kernel}")
-    rounded = math.ceil if p.round_mode == "CEIL" else math.floor
+    rounded = math.ceil if p.round_mode == PoolingParameter.CEIL else math.floor
     out = []
     for n, k, s, before in zip(size, kernel, stride, pad, strict=True):
         length = rounded((n + 2 * before - k) / s) + 1
@@ -87,7 +88,7 @@ def pooling(build: Builder, layer: Message, x: Value) -> Value:
             found = f"{length} of {k} at a stride of {s} over {n}"
             raise refusal(layer, "windows that all hold pixels", found)
         out.append(length)
-    if p.pool == "AVE":
+    if p.pool == PoolingParameter.AVE:
         return _average(build, layer.top[0], x, kernel, stride, pad, out)
     return build.node(
         "MaxPool",
@@ -100,17 +101,17 @@ def pooling(build: Builder, layer: Message, x: Value) -> Value:
     )
 
 
-def lrn(build: Builder, layer: Message, x: Value) -> Value:
+def lrn(build: Builder, layer: Any, x: Value) -> Value:
     """Divide each value by (k + alpha * mean of the squares around it)^beta.
 
-    The mean is over local_size channels, or over a square of that side in one channel,
-    where k is always 1; what lies outside counts as zero.
+    The mean is over local_size channels, or over a square of that side within a
+    channel, where k is always 1. Values outside the image count as zero.
     """
     p, name = layer.lrn_param, layer.name
     _planes(layer, x)
     if p.local_size < 1 or p.local_size % 2 == 0:
         raise refusal(layer, "an odd local_size", str(p.local_size))
-    if p.norm_region == "ACROSS_CHANNELS":
+    if p.norm_region == LRNParameter.ACROSS_CHANNELS:
         if p.beta == 0.75 and not build.native_lrn:
             return _lrn_by_pooling(build, layer, x)
         settings = {"alpha": p.alpha, "beta": p.beta, "bias": p.k}
@@ -131,14 +132,14 @@ def lrn(build: Builder, layer: Message, x: Value) -> Value:
     return build.node("Mul", [x, factor], layer.top[0], x.shape)
 
 
-def _lrn_by_pooling(build: Builder, layer: Message, x: Value) -> Value:
-    """Average the squares of neighbours by pooling over channels; beta is 3/4.
+def _lrn_by_pooling(build: Builder, layer: Any, x: Value) -> Value:
+    """Average the squares of neighbouring channels by pooling, for a beta of 3/4.
 
-    ONNX Runtime's LRN takes one thread and a power of each value, which is half of
-    AlexNet's time. Its pooling is fast, and b^(3/4) is sqrt(b) sqrt(sqrt(b)).
+    ONNX Runtime's LRN uses one thread and computes a power of each value, which takes
+    half of AlexNet's time. Its pooling is fast, and b^(3/4) is sqrt(b) sqrt(sqrt(b)).
     """
     p, name, size = layer.lrn_param, layer.name, layer.lrn_param.local_size
-    shape = (1, *x.shape)  # a volume of one channel, whose depth are the channels
+    shape = (1, *x.shape)  # a volume of one channel, whose depth axis is the channels
     volume = build.reshape(x, shape, f"{name}/volume")
     square = build.node("Mul", [volume, volume], f"{name}/square", shape)
     half = [size // 2, 0, 0]
@@ -171,15 +172,15 @@ def _average(
     pad: list[int],
     out: list[int],
 ) -> Value:
-    """Take means as Caffe does: over windows clipped at the end of the padding."""
+    """Take means as Caffe does, over windows that are clipped at the padding's end."""
     size, shape = list(x.shape[1:]), [x.shape[0], *out]
     check_size(name, shape)
     behind = _pad_behind(size, kernel, stride, pad, out)
-    lengths = []  # of the windows along each side, once clipped
+    lengths = []  # of the clipped windows along each side
     for n, k, s, before, length in zip(size, kernel, stride, pad, out, strict=True):
         starts = np.arange(length) * s - before
         lengths.append(np.minimum(starts + k, n + before) - starts)
-    # ONNX divides by the full window, or else by its pixels in the image.
+    # ONNX divides by the size of the full window, or by the image pixels in it.
     factor = math.prod(kernel) / np.outer(*lengths)
     with_pad = any(pad)
     is_full = not with_pad or bool((factor == 1).all())
@@ -206,24 +207,24 @@ def _pad_behind(
     pad: list[int],
     out: list[int],
 ) -> list[int]:
-    """Pad so far that the last window is whole and no further one fits."""
+    """Pad just as far as the last window reaches."""
     sides = zip(size, kernel, stride, pad, out, strict=True)
     return [max(0, (m - 1) * s + k - n - before) for n, k, s, before, m in sides]
 
 
-def _planes(layer: Message, x: Value) -> tuple[int, ...]:
-    """Hold a bottom to have channels, height and width."""
+def _planes(layer: Any, x: Value) -> tuple[int, ...]:
+    """Check that a bottom has channels, height and width, and return its shape."""
     if len(x.shape) != 3:
         raise refusal(layer, "a bottom of 4 axes", f"{len(x.shape) + 1}")
     return x.shape
 
 
 def _sides(
-    layer: Message, p: Message, name: str, both: Sequence[int], default: int | None
+    layer: Any, p: Any, name: str, both: Sequence[int], default: int | None
 ) -> list[int]:
     """Read a convolution's setting for height and width, however it is written."""
-    height_width = [f"{name}_h", f"{name}_w"]
-    apart = [p.fields[key] for key in height_width if key in p.fields]
+    present = {field.name: value for field, value in p.ListFields()}
+    apart = [present[key] for key in (f"{name}_h", f"{name}_w") if key in present]
     found = list(both) or apart or ([] if default is None else [default])
     if len(found) == 1 and not apart:
         found *= 2
@@ -233,7 +234,7 @@ def _sides(
     return found
 
 
-def _pooling_sides(layer: Message, p: Message, name: str, least: int) -> list[int]:
+def _pooling_sides(layer: Any, p: Any, name: str, least: int) -> list[int]:
     """Read a pooling's setting for height and width, however it is written."""
     both, apart = (
         "kernel_size" if name == "kernel" else name,
@@ -243,7 +244,7 @@ def _pooling_sides(layer: Message, p: Message, name: str, least: int) -> list[in
     if keys not in ([], [both], apart):
         raise refusal(layer, f"{both}, or {name}_h and {name}_w", " ".join(keys))
     found = (
-        [p.fields[key] for key in apart] if keys == apart else [getattr(p, both)] * 2
+        [getattr(p, key) for key in apart] if keys == apart else [getattr(p, both)] * 2
     )
     if min(found) < least:
         raise refusal(layer, f"a {both} of {least} or more", f"{found}")

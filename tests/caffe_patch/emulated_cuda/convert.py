@@ -1,7 +1,6 @@
-"""Kernels as C++: CUDA sources whose launches are calls of the emulator beside this.
+"""Translate CUDA sources into C++ that g++ compiles with the headers in this folder.
 
-In goes the text of a .cu file, or a tree of them, out comes one that g++ compiles with
-the headers here.
+A launch of a kernel becomes a call of the emulator.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ _LAUNCH = re.compile(r"([\w#]+(?:\s*<[^<>;{}]*>)?)\s*<<<(.*?)>>>\s*\(", re.DOTAL
 def as_cpp(source: str) -> str:
     """Replace every launch.
 
-    A kernel becomes a function of the values that it is launched with, so that it
-    need not name its template arguments.
+    A kernel becomes a function of the values that it is launched with, so that its
+    template arguments need not be named.
     """
     text = _COMMENT.sub("", source)
     together = _with_barriers(text)
@@ -41,7 +40,7 @@ def as_cpp(source: str) -> str:
 
 
 def _with_barriers(text: str) -> set[str]:
-    """Name the functions that have a barrier, or call one that has."""
+    """List the functions that have a barrier, or call a function that has one."""
     bodies = []
     for function in _FUNCTION.finditer(text):
         start = text.find("{", _closing(text, function.end())) + 1
@@ -53,7 +52,7 @@ def _with_barriers(text: str) -> set[str]:
 
 
 def convert_tree(source: Path, target: Path) -> None:
-    """Copy a tree; a file that stays the same keeps its time, and is not compiled."""
+    """Copy a tree. Files that do not change keep their time, and are not recompiled."""
     for path in source.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -63,7 +62,7 @@ def convert_tree(source: Path, target: Path) -> None:
 
 
 def write_changed(path: Path, content: bytes) -> None:
-    """Write a file, unless it is there with this content."""
+    """Write a file, unless it has this content already."""
     if not path.is_file() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
