@@ -61,9 +61,9 @@ def test_progress_and_the_order_of_features(path: Path) -> None:
     calls = []
     features = ["x7", "x5+x6", "x5", "x7"]
     outcome = evaluate(path, features=features, progress=lambda *a: calls.append(a))
-    assert [done for _, done, _ in calls] == [0, 1, 2, 3]
-    assert {total for *_, total in calls} == {3}
-    assert {name for name, *_ in calls} == {*features, ""}
+    assert [done for _, done, *_ in calls] == [0, 1, 2, 3]
+    assert {(total, unit) for *_, total, unit in calls} == {(3, "features")}
+    assert {name for name, *_ in calls} == set(features)
     assert list(outcome.record["features"]) == features[:3]
     assert list(outcome.scores) == features[:3]
     alone = evaluate(path, features=["x7"])
@@ -143,7 +143,7 @@ def test_unlabelled_splits(tmp_path: Path, rng, split: str) -> None:
 
 
 def test_unknown_names(path: Path) -> None:
-    with pytest.raises(EvaluationError, match="expected a feature of"):
+    with pytest.raises(EvaluationError, match="expected a feature such as"):
         evaluate(path, features=["x9"])
     with pytest.raises(EvaluationError, match="expected a protocol of voc2007 voc2012"):
         evaluate(path, protocol="coco")

@@ -56,8 +56,13 @@ def test_blocks_change_nothing(tmp_path: Path, rng, monkeypatch) -> None:
 
 def test_progress(tmp_path: Path, rng) -> None:
     file, calls = write_file(tmp_path / "f.h5", val=make_split(rng, 9)), []
-    evaluate_retrieval(file, "val", ["x7", "dW7"], lambda *call: calls.append(call))
-    assert calls == [("x7", 0, 2), ("dW7", 1, 2), ("", 2, 2)]
+    record = evaluate_retrieval(
+        file, "val", ["x7", "dW7"], lambda *call: calls.append(call)
+    )
+    assert list(record["features"]) == ["x7", "dW7"]
+    # dW7 before x7, whose blob lies higher
+    steps = [("dW7", 0), ("x7", 1), ("x7", 2)]
+    assert calls == [(name, done, 2, "features") for name, done in steps]
 
 
 def test_what_cannot_be_evaluated(tmp_path: Path, rng) -> None:
