@@ -159,8 +159,8 @@ class Kernels:
         Raises
         ------
         EvaluationError
-            If the feature is unknown, or a blob holds a value that is not finite or
-            only zeros.
+            If the feature is unknown, or a blob is missing, holds a value that is not
+            finite, or holds only zeros.
         """
         train, test = self.by_rows(feature)
         K_train = np.empty(train.shape)
@@ -170,6 +170,7 @@ class Kernels:
 
     def by_rows(self, feature: str) -> tuple[Kernel, Kernel]:
         """Compute the kernel as `__call__` does, but K_train by rows, as K_test is."""
+        choose_features([feature], self._train.blobs)
         grams = {blob: self._gram(blob) for blob in sorted(feature_blobs(feature))}
         train, test = (
             feature_kernel(feature, {blob: pair[which] for blob, pair in grams.items()})
