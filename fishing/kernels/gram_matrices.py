@@ -209,6 +209,11 @@ class UnitRows:
     blob : str
         Its name, for messages.
 
+    Attributes
+    ----------
+    norms : ndarray of float64, shape (n,)
+        The l2-norms of the rows, as they were.
+
     Raises
     ------
     EvaluationError
@@ -232,15 +237,16 @@ class UnitRows:
                 f"expected finite values, found others in {blob}, row {bad}; "
                 "extract the features anew, or look at the weights of the net"
             )
-        norms = np.sqrt(squares)
-        self._scale = np.divide(1, norms, out=np.zeros(n), where=norms > 0)
+        self.norms = np.sqrt(squares)
+        # In float64: the inverse of a small norm may be too large for float32.
+        self._scale = np.divide(1, self.norms, out=np.zeros(n), where=self.norms > 0)
 
     def __len__(self) -> int:
-        return len(self._scale)
+        return len(self.norms)
 
     def checked(self) -> UnitRows:
         """Warn of rows of zeros; raise an EvaluationError if there are no others."""
-        n, n_zero = len(self), int((self._scale == 0).sum())
+        n, n_zero = len(self), int((self.norms == 0).sum())
         if n_zero == n > 0:
             raise EvaluationError(
                 f"expected values, found nothing but zeros in {self._blob}: the net is "
@@ -258,9 +264,8 @@ class UnitRows:
         panel = np.empty((len(self), columns.stop - columns.start), np.float32)
 
         def fill(block: slice) -> None:
-            values, factor = self._rows[block, columns], self._scale[block, None]
-            # In float64: the inverse of a small norm may be too large for float32.
-            np.multiply(values, factor, out=panel[block], casting="same_kind")
+            values, scale = self._rows[block, columns], self._scale[block, None]
+            np.multiply(values, scale, out=panel[block], casting="same_kind")
 
         in_threads(fill, row_blocks(len(self)))
         return panel
