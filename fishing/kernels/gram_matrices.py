@@ -185,10 +185,11 @@ class Kernels:
     def _gram(self, blob: str) -> Sequence[Gram]:
         if blob not in self._grams:
             train = UnitRows(self._train.blobs[blob], blob).checked()
-            test = train
-            if self._test is not self._train:
+            if self._test is self._train:
+                self._grams[blob] = gram_products(train, train) * 2
+            else:
                 test = UnitRows(self._test.blobs[blob], blob).checked()
-            self._grams[blob] = gram_products(train, train, test)
+                self._grams[blob] = gram_products(train, train, test)
         return self._grams[blob]
 
 

@@ -94,7 +94,7 @@ def _made_up(spec: NetSpec, path: Path, **changes: Any) -> Path:
 
 
 def _assert_same(found: Path, expected: Path) -> None:
-    """Hold a file to be a fresh one, but for rounding in the gradients."""
+    """Check that a file equals a fresh one, up to rounding in the gradients."""
     with FeaturesFile(found) as ours, FeaturesFile(expected) as theirs:
         assert ours.settings == theirs.settings
         assert list(ours.splits) == list(theirs.splits) == ["trainval", "test"]
