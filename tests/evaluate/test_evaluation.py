@@ -11,7 +11,7 @@ from sklearn.svm import SVC
 from conftest import SETTINGS, make_split, write_file
 from fishing.errors import EvaluationError, StoreError
 from fishing.evaluate import evaluate
-from fishing.kernels import FEATURES
+from fishing.kernels import FEATURES, Kernels
 from fishing.store import Split
 
 
@@ -68,6 +68,21 @@ def test_progress_and_the_order_of_features(path: Path) -> None:
     assert list(outcome.scores) == features[:3]
     alone = evaluate(path, features=["x7"])
     np.testing.assert_array_equal(outcome.scores["x7"], alone.scores["x7"])
+
+
+def test_two_gram_matrices_are_kept_at_a_time(path: Path, monkeypatch) -> None:
+    kept = []
+    compute = Kernels.__call__
+
+    def count(self, feature: str):
+        found = compute(self, feature)
+        kept.append(len(self._grams))
+        return found
+
+    monkeypatch.setattr(Kernels, "__call__", count)
+    evaluate(path)
+    assert len(kept) == len(FEATURES)
+    assert max(kept) == 2
 
 
 def test_images_that_failed_rank_last_in_their_places(path: Path) -> None:

@@ -113,6 +113,10 @@ def test_classes_that_only_some_features_were_measured_on(tmp_path: Path) -> Non
     (tmp_path / "results.json").write_text(_changed(features=features))
     with pytest.raises(EvaluationError, match="measured on other classes"):
         read_results(tmp_path)
+    none = {"mAP": 0.5, "AP": dict.fromkeys(RECORD["classes"])}
+    (tmp_path / "results.json").write_text(_changed(features={"x7": none}))
+    with pytest.raises(EvaluationError, match="measured on other classes, or on none"):
+        read_results(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["a 1\na 2\n", "a nan\n", "a inf\n"])

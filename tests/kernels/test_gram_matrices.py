@@ -49,6 +49,7 @@ def test_features_share_gram_matrices(rng, monkeypatch) -> None:
     assert len(computed) == 4
     kernels.keep({"forward/x7"})
     kernels("x7")
+    assert len(computed) == 4
     kernels("x6")
     assert len(computed) == 5
 

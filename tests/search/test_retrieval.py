@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from conftest import SETTINGS, make_split, write_file
 from fishing.errors import EvaluationError, StoreError
-from fishing.kernels import FEATURES, gram
+from fishing.kernels import FEATURES, Kernels, gram
 from fishing.search import evaluate_retrieval
 
 
@@ -52,6 +52,21 @@ def test_blocks_change_nothing(tmp_path: Path, rng, monkeypatch) -> None:
     parts = evaluate_retrieval(file)
     for feature, result in parts["features"].items():
         assert result["mAP"] == pytest.approx(whole["features"][feature]["mAP"])
+
+
+def test_two_gram_matrices_are_kept_at_a_time(tmp_path: Path, rng, monkeypatch) -> None:
+    file, kept = write_file(tmp_path / "f.h5", test=make_split(rng, 9)), []
+    compute = Kernels.by_rows
+
+    def count(self, feature: str):
+        found = compute(self, feature)
+        kept.append(len(self._grams))
+        return found
+
+    monkeypatch.setattr(Kernels, "by_rows", count)
+    evaluate_retrieval(file)
+    assert len(kept) == len(FEATURES)
+    assert max(kept) == 2
 
 
 def test_progress(tmp_path: Path, rng) -> None:
