@@ -5,11 +5,12 @@ from .average_precision import precision_recall as precision_recall
 from .estimators import GradientFeatures as GradientFeatures
 from .estimators import TraceKernel as TraceKernel
 from .estimators import paired as paired
-from .evaluation import Evaluation as Evaluation
-from .evaluation import all_ids as all_ids
-from .evaluation import all_labels as all_labels
 from .evaluation import evaluate as evaluate
-from .evaluation import with_failed as with_failed
+from .failed_images import all_ids as all_ids
+from .failed_images import all_labels as all_labels
+from .failed_images import required_labels as required_labels
+from .failed_images import with_failed as with_failed
+from .results import Evaluation as Evaluation
 from .results import read_record as read_record
 from .results import read_results as read_results
 from .results import write_results as write_results

@@ -1,7 +1,4 @@
-"""Average precision as the PASCAL VOC development kits define it.
-
-In go the labels and scores of one class, out comes one number in [0, 1].
-"""
+"""Average precision of a ranking, as the PASCAL VOC development kits define it."""
 
 from __future__ import annotations
 
@@ -15,21 +12,22 @@ _RECALLS = np.arange(11) * 0.1
 
 
 def average_precision_11point(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Average precision at eleven recalls (VOCevalcls of VOC 2007).
+    """Compute average precision at eleven recalls (VOCevalcls of VOC 2007).
 
-    The mean over t = 0, 0.1, ..., 1 of the best precision at a recall of t or more.
+    It is the mean over t = 0, 0.1, ..., 1 of the best precision at a recall of at least
+    t.
 
     Parameters
     ----------
     labels : array_like of int, shape (n_samples,)
-        1 positive, -1 negative, 0 difficult: left out.
+        1 positive, -1 negative; 0 is difficult, and left out.
     scores : array_like of float, shape (n_samples,)
-        The larger, the surer; equal scores keep their order. -inf ranks last.
+        The largest ranks first, and -inf last. Equal scores keep their order.
 
     Returns
     -------
     float
-        NaN if there is no positive.
+        In [0, 1]; NaN if there is no positive.
 
     Raises
     ------
@@ -49,7 +47,7 @@ def average_precision_11point(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def average_precision_area(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Average precision as the area under the monotone curve (VOCap, 2010 on).
+    """Compute average precision as the area under the monotone curve (VOCap, 2010 on).
 
     Precision is first made to fall with recall: p(r) = max over r' >= r of p(r').
 
@@ -68,9 +66,9 @@ def average_precision_area(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Average precision as retrieval has it, without interpolation.
+    """Compute average precision without interpolation, as is usual for retrieval.
 
-    The mean over the positives of the precision at their ranks.
+    It is the mean over the positives of the precision at their ranks.
 
     Parameters, Returns and Raises are those of `average_precision_11point`.
 
@@ -94,7 +92,7 @@ PROTOCOLS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
 def precision_recall(
     labels: ArrayLike, scores: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Recall and precision after each image of the ranking.
+    """Compute recall and precision after each image of the ranking.
 
     Parameters and Raises are those of `average_precision_11point`.
 

@@ -1,7 +1,7 @@
-"""Gradient features as scikit-learn has estimators and kernels.
+"""Gradient features as an estimator and a kernel of scikit-learn.
 
-In go images, out come paired rows: the parts of a feature side by side, one row an
-image; and of two sets of rows their kernel, for `sklearn.svm.SVC` and the like.
+`GradientFeatures` turns images into paired rows, which hold the parts of a feature side
+by side. `TraceKernel` computes the kernel of paired rows, for `sklearn.svm.SVC`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from fishing.backends import check_run, choose_backend, parse_device
 from fishing.errors import DataError, EvaluationError
 from fishing.extract import compute_blobs
-from fishing.kernels import feature_factors, kernel_between, parse_feature
-from fishing.kernels.gram_matrices import Factors
+from fishing.kernels import Kernel, blobs_of_feature, cosines, parse_feature
 from fishing.nets import load_net
-from fishing.store import Rows, Split
+from fishing.store import ExtractionSettings, Rows, Split
 
 
 def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float32]:
@@ -32,13 +31,13 @@ def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float
     feature : str
         Such as ``x7``, ``x6+x7`` or ``dW7``.
     images : Split, or mapping of str to array_like of float32, shape (n, d)
-        Blobs by the names of `fishing.backends.BLOBS`.
+        Blobs by their names, such as ``forward/x7``.
 
     Returns
     -------
     ndarray of float32, shape (n, n_parts * width)
-        Of dW7, x6 and dE/dy7. All parts are given the width of the widest; zeros, which
-        change no inner product, fill the others up.
+        The parts of dW7 are x6 and dE/dy7. Zeros, which change no inner product, make
+        narrow parts as wide as the widest.
 
     Raises
     ------
@@ -52,8 +51,8 @@ def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float
     >>> paired("dW8", {"forward/x7": x7, "backward/y8": g8})
     array([[1., 2., 3., 4., 5., 0.]], dtype=float32)
     """
-    factors = feature_factors(feature, images)
-    parts = [rows for summand in factors for rows in summand]
+    blobs = blobs_of_feature(feature, images)
+    parts = [blobs[b] for factors in parse_feature(feature) for b in factors]
     n, width = parts[0].shape[0], max(rows.shape[1] for rows in parts)
     X = np.zeros((n, len(parts), width), np.float32)
     for i, rows in enumerate(parts):
@@ -64,14 +63,14 @@ def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float
 class TraceKernel(BaseEstimator):  # type: ignore[misc]
     """The kernel of a feature on paired rows, for ``SVC(kernel=TraceKernel())``.
 
-    For a gradient the trace kernel of eq. 12, Tr(A^T B) = (x_A . x_B) (g_A . g_B), each
-    part being l2-normalised by itself; for an activation the linear kernel; for a sum
-    the mean of those of its summands.
+    Of an activation it is the linear kernel; of a gradient, the trace kernel of eq. 12,
+    Tr(A^T B) = (x_A . x_B) (g_A . g_B); and of a sum, the mean of the kernels of its
+    summands. Each part is l2-normalised by itself.
 
     Parameters
     ----------
     feature : str
-        What the rows are of: as given to `paired` or to `GradientFeatures`.
+        The feature that was given to `paired` or to `GradientFeatures`.
 
     Examples
     --------
@@ -92,7 +91,7 @@ class TraceKernel(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X, Y : array_like, shape (n_X, d) and (n_Y, d)
-            Paired rows; Y is X where it is left out.
+            Paired rows. By default, Y is X.
 
         Returns
         -------
@@ -101,29 +100,32 @@ class TraceKernel(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         EvaluationError
-            If the feature is unknown, or rows cannot be of it.
+            If the feature is unknown, or the rows do not fit it.
         """
-        a = self._factors(X)
-        return kernel_between(a, a if Y is None else self._factors(Y))[:]
+        a = self._parts(X)
+        b = a if Y is None or Y is X else self._parts(Y)
+        pairs = zip(a, b, strict=True)
+        summands = parse_feature(self.feature)
+        return Kernel(
+            [[cosines(k, *next(pairs)) for k in blobs] for blobs in summands]
+        )[:]
 
-    def _factors(self, X: ArrayLike) -> Factors:
+    def _parts(self, X: ArrayLike) -> list[NDArray[Any]]:
         """Cut rows into the parts of the feature."""
         rows = np.asarray(X)
-        summands = parse_feature(self.feature)
-        n_parts = sum(map(len, summands))
+        n_parts = sum(map(len, parse_feature(self.feature)))
         if rows.ndim != 2 or rows.shape[1] % n_parts or not rows.shape[1]:
             raise EvaluationError(
                 f"expected rows of {n_parts} parts of {self.feature}, equally wide and "
-                f"side by side, found shape {rows.shape}; fishing.paired makes such"
+                f"side by side, found shape {rows.shape}; fishing.paired makes them"
             )
-        parts = iter(np.split(rows, n_parts, axis=1))
-        return [[next(parts) for _ in factors] for factors in summands]
+        return np.split(rows, n_parts, axis=1)
 
 
 class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A transformer from images to the paired rows of a feature.
 
-    It learns nothing: `fit` only looks at the parameters.
+    It learns nothing: `fit` only checks the parameters.
 
     Parameters
     ----------
@@ -165,12 +167,12 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
 
     def fit(self, X: Any, y: Any = None) -> GradientFeatures:
-        """Look at the parameters.
+        """Check the parameters.
 
         Raises
         ------
         FishingError
-            If one of them cannot be.
+            If one of them is not allowed.
         """
         load_net(self.net)
         parse_feature(self.feature)
@@ -187,27 +189,25 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : sequence of str, path, or ndarray of uint8
-            Image files, or pictures as scikit-image and Pillow have them: (height,
-            width, 3) in RGB, or (height, width) in grey.
+            Image files, or pictures as in scikit-image and Pillow, of shape (height,
+            width, 3) in RGB or (height, width) in grey.
 
         Returns
         -------
         ndarray of float32, shape (n_images, n_parts * width)
-            As `paired` has it.
+            Paired rows, as `paired` makes them.
 
         Raises
         ------
         DataError
-            If something in X is no image, or cannot be read.
+            If an item of X is not an image, or cannot be read.
         FishingError
-            As the net and the backend have it.
+            If the net or the backend cannot be used.
         """
         blobs = compute_blobs(
-            load_net(self.net),
+            ExtractionSettings(load_net(self.net), self.backend, self.temperature),
             [_image(item) for item in _images(X)],
-            backend=choose_backend(self.backend, self.device),
             device=self.device,
-            temperature=self.temperature,
             batch_size=self.batch_size,
         )
         return paired(self.feature, blobs)
@@ -222,7 +222,7 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _images(X: Any) -> list[Any]:
-    """Refuse what would be taken apart into something else than images."""
+    """List the images; refuse a single one, whose items are not images."""
     found = ""
     if isinstance(X, str | os.PathLike):
         found = f"one path, '{X}'"
@@ -243,7 +243,7 @@ def _images(X: Any) -> list[Any]:
 
 
 def _image(item: Any) -> Path | NDArray[np.uint8]:
-    """Take a path as it is, and a picture over to BGR."""
+    """Return a path as it is, and a picture in BGR."""
     if isinstance(item, str | os.PathLike):
         return Path(item)
     pixels = np.asarray(item)

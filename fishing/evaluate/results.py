@@ -1,6 +1,8 @@
-"""Reports: from an evaluation to a table, results.json and submission files, and back.
+"""The outcome of an evaluation, and the folder of results that holds it.
 
-In goes an `Evaluation`, out come text and files; a folder of these gives it back.
+A folder of results may come from anywhere. Reading checks that its record has the
+parts, types and names that `fishing evaluate` writes, and that no class, feature or
+split names a file elsewhere.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +19,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import EvaluationError, one_line
-from fishing.evaluate.evaluation import Evaluation
-from fishing.evaluate.record import check_record
+from fishing.evaluate.average_precision import PROTOCOLS
 from fishing.evaluate.table import format_table
 from fishing.files import read_at_most, write_whole
+from fishing.images import check_class_names, is_split_name
+from fishing.kernels import parse_feature
 
 _MAX_BYTES = 2**28  # of a file of results
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes
+    ----------
+    record : dict
+        ``protocol``, ``train``, ``test``, ``C``, ``classes``, ``features`` (with
+        ``mAP`` and ``AP`` by class, in [0, 1], None for a class that has no positive
+        in one of the splits), ``source``: how the features were made, ``lists``: the
+        SHA-256 of both splits' lists, and ``versions`` of what computed it.
+    image_id : tuple of str, length n
+        All images of the test split, in the order of its list.
+    scores : dict of str to ndarray of float64, shape (n, n_classes)
+        By feature; -inf for an image without a row, NaN for a class without an SVM.
+    path : Path
+        The features file.
+    """
+
+    record: dict[str, Any]
+    image_id: tuple[str, ...]
+    scores: dict[str, NDArray[np.float64]]
+    path: Path
 
 
 def write_results(evaluation: Evaluation, folder: Path) -> Path:
     """Write an evaluation into a folder.
 
-    ``table.txt`` is the table; ``<feature>/comp1_cls_<test>_<class>.txt`` hold lines
-    ``id score`` as the VOC server takes them, for all images with a score;
-    ``results.json`` is the record, with the path from the folder to the features file
-    as ``features_file``, and is written last.
+    ``table.txt`` is the table. ``<feature>/comp1_cls_<test>_<class>.txt`` hold lines
+    ``id score`` as the VOC server takes them, for all images with a score.
+    ``results.json``, which is written last, is the record; its ``features_file`` is the
+    path from the folder to the features file.
 
     Parameters
     ----------
     evaluation : Evaluation
     folder : Path
-        Made where it is not there; files of the same names are replaced.
+        It is made if it is not there; files of the same names are replaced.
 
     Returns
     -------
     Path
-        Of results.json.
+        The file results.json.
 
     Raises
     ------
@@ -48,18 +78,17 @@ def write_results(evaluation: Evaluation, folder: Path) -> Path:
         If the folder cannot be written.
     """
     record = evaluation.record
+    path = folder / "results.json"
     try:
         for feature, scores in evaluation.scores.items():
             for name, column in zip(record["classes"], scores.T, strict=True):
-                file = f"comp1_cls_{record['test']}_{name}.txt"
                 lines = [
                     f"{image_id} {score:.9g}\n"
                     for image_id, score in zip(evaluation.image_id, column, strict=True)
                     if math.isfinite(score)
                 ]
-                write_whole(folder / feature / file, "".join(lines))
+                write_whole(_scores_file(folder, record, feature, name), "".join(lines))
         write_whole(folder / "table.txt", format_table(record) + "\n")
-        path = folder / "results.json"
         # Relative: folders that are moved together keep together, and have equal bytes.
         features = evaluation.path.parent.resolve() / evaluation.path.name
         way = Path(os.path.relpath(features, folder.resolve())).as_posix()
@@ -83,31 +112,31 @@ def read_results(folder: Path) -> Evaluation:
     Returns
     -------
     Evaluation
-        Of the images that have a score, in the order of the files; scores are rounded
+        Of the images that have a score, in the order of the files. Scores are rounded
         to nine digits.
 
     Raises
     ------
     EvaluationError
-        If there are no results, or a file of them is missing or malformed.
+        If there are no results, or one of their files is missing or malformed.
     """
     record = read_record(folder)
-    scores: dict[str, NDArray[np.float64]] = {}
-    images: dict[str, int] = {}
     columns = {
-        (feature, name): _read_scores(
-            folder / feature / f"comp1_cls_{record['test']}_{name}.txt"
-        )
+        feature: [
+            _read_scores(_scores_file(folder, record, feature, name))
+            for name in record["classes"]
+        ]
         for feature in record["features"]
-        for name in record["classes"]
     }
-    for column in columns.values():
-        for image_id in column:
-            images.setdefault(image_id, len(images))
-    for feature in record["features"]:
-        scores[feature] = np.full((len(images), len(record["classes"])), np.nan)
-        for j, name in enumerate(record["classes"]):
-            column = columns[feature, name]
+    images: dict[str, int] = {}
+    for of_feature in columns.values():
+        for column in of_feature:
+            for image_id in column:
+                images.setdefault(image_id, len(images))
+    scores = {}
+    for feature, of_feature in columns.items():
+        scores[feature] = np.full((len(images), len(of_feature)), np.nan)
+        for j, column in enumerate(of_feature):
             rows = [images[image_id] for image_id in column]
             scores[feature][rows, j] = list(column.values())
     return Evaluation(record, tuple(images), scores, folder / record["features_file"])
@@ -118,7 +147,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     try:
         record = json.loads(read_at_most(path, _MAX_BYTES))
-        check_record(record)
+        _check_record(record)
     except FileNotFoundError:
         raise EvaluationError(
             f"expected results at '{path}', found none; `fishing evaluate` makes them"
@@ -129,6 +158,11 @@ def read_record(folder: Path) -> dict[str, Any]:
             "anew"
         ) from None
     return dict(record)
+
+
+def _scores_file(folder: Path, record: dict[str, Any], feature: str, name: str) -> Path:
+    """Name the file of one class's scores."""
+    return folder / feature / f"comp1_cls_{record['test']}_{name}.txt"
 
 
 def _read_scores(path: Path) -> dict[str, float]:
@@ -145,3 +179,94 @@ def _read_scores(path: Path) -> dict[str, float]:
             f"expected lines 'id score' in '{path}', found {one_line(error)}; evaluate "
             "anew"
         ) from None
+
+
+def _check_record(record: Any) -> None:
+    """Raise a ValueError unless a record is one that `write_results` writes."""
+    if not isinstance(record, dict):
+        raise ValueError("no record")
+    missing = [key for key in _CHECKS if key not in record]
+    if missing:
+        raise ValueError(f"no '{missing[0]}' in it")
+    _check_texts(record)
+    for key, fits in _CHECKS.items():
+        if not fits(record[key]):
+            raise ValueError(f"{str(record[key])[:100]!a} for {key}")
+    check_class_names(record["classes"], "classes")
+    for feature, result in record["features"].items():
+        _check_result(feature, result, record["classes"])
+    measured = {
+        frozenset(name for name, value in result["AP"].items() if value is not None)
+        for result in record["features"].values()
+    }
+    if len(measured) > 1 or not all(measured):
+        raise ValueError("features that are measured on other classes, or on none")
+
+
+def _check_result(feature: str, result: Any, classes: list[str]) -> None:
+    """Check that the result of a feature has average precisions of all classes."""
+    try:
+        parse_feature(feature)
+    except EvaluationError as error:
+        raise ValueError(f"a feature {feature[:100]!a}: {error}") from None
+    if not (
+        isinstance(result, dict)
+        and _is_precision(result.get("mAP"))
+        and isinstance(result.get("AP"), dict)
+        and result["AP"].keys() == set(classes)
+        and all(v is None or _is_precision(v) for v in result["AP"].values())
+    ):
+        raise ValueError(f"no average precisions of {feature}")
+
+
+def _check_texts(value: Any) -> None:
+    """Check that each text in a record is one line that can be written."""
+    if isinstance(value, str):
+        if not value.isprintable():
+            raise ValueError(f"the text {value[:100]!a} in it")
+    elif isinstance(value, dict):
+        for pair in value.items():
+            _check_texts(list(pair))
+    elif isinstance(value, list):
+        for item in value:
+            _check_texts(item)
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) < 2.0**1000
+        and math.isfinite(value)
+    )
+
+
+def _is_precision(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_split(value: Any) -> bool:
+    return isinstance(value, str) and is_split_name(value)
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_mapping_of_texts(value: Any) -> bool:
+    return isinstance(value, dict) and _is_list_of_texts(list(value.values()))
+
+
+# What results.json holds, and whether a value can be what its key says.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "protocol": lambda value: value in list(PROTOCOLS),
+    "train": _is_split,
+    "test": _is_split,
+    "C": _is_number,
+    "classes": _is_list_of_texts,
+    "features": lambda value: isinstance(value, dict) and bool(value),
+    "source": lambda value: isinstance(value, dict),
+    "lists": _is_mapping_of_texts,
+    "versions": _is_mapping_of_texts,
+    "features_file": lambda value: isinstance(value, str),
+}

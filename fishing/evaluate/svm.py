@@ -1,7 +1,4 @@
-"""Support vector machines on a precomputed kernel, one class against the rest.
-
-In go Gram matrices and labels, out come decision values.
-"""
+"""Support vector machines on a precomputed kernel, one class against the rest."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from sklearn.svm import SVC
 
 from fishing.errors import EvaluationError
 from fishing.kernels import Kernel
+from fishing.kernels.gram_matrices import row_blocks
 from fishing.processes import in_threads
 
-_BLOCK_ROWS = 256
 _MAX_C = 1e12  # LIBSVM may not come to an end beyond it
 
 
@@ -26,9 +23,9 @@ def decision_function(
     labels: NDArray[np.int8],
     C: float = 1.0,
 ) -> NDArray[np.float64]:
-    """Train one SVM per class and apply it.
+    """Train one SVM for each class, and apply it.
 
-    Each class is a binary problem of `sklearn.svm.SVC`. Images with label 0 take no
+    Each class is a binary problem for `sklearn.svm.SVC`. Images with label 0 play no
     part in the training of that class.
 
     Parameters
@@ -48,8 +45,8 @@ def decision_function(
     Raises
     ------
     EvaluationError
-        If C is not positive, the kernel or what becomes of it is not finite, or a class
-        lacks positives or negatives.
+        If C is not positive, if the kernel or a decision value is not finite, or if a
+        class lacks positives or negatives.
 
     Examples
     --------
@@ -76,21 +73,21 @@ def decision_function(
     def fit(column: int) -> None:
         y = labels[:, column]
         svm = SVC(kernel="precomputed", C=C)
-        # With weights LIBSVM reads the one kernel in place; else each class needs a
-        # copy of the part without label 0.
+        # Given weights, LIBSVM reads the one kernel in place. Otherwise each class
+        # would need a copy of the part without label 0.
         with sklearn.config_context(assume_finite=True):  # checked once, above
             svm.fit(K_train, np.where(y > 0, 1, -1), sample_weight=np.abs(y))
         support = svm.support_ if numbers_all else np.flatnonzero(y)[svm.support_]
         coefficients[support, column] = svm.dual_coef_[0]
         intercepts[column] = svm.intercept_[0]
 
-    # LIBSVM lets go of Python's lock, so threads are enough and share the kernel.
+    # LIBSVM releases Python's lock, so threads are enough, and they share the kernel.
     in_threads(fit, range(n_classes))
     values = np.empty((K_test.shape[0], n_classes))
-    for start in range(0, len(values), _BLOCK_ROWS):
-        block = K_test[start : start + _BLOCK_ROWS]
-        _check_finite(block)
-        values[start : start + _BLOCK_ROWS] = block @ coefficients + intercepts
+    for block in row_blocks(len(values)):
+        K = K_test[block]
+        _check_finite(K)
+        values[block] = K @ coefficients + intercepts
     if not np.isfinite(values).all():
         raise EvaluationError(
             f"expected finite decision values, found NaN or infinity with C = {C:g}; "
@@ -100,8 +97,8 @@ def decision_function(
 
 
 def _check_finite(K: NDArray[np.float64]) -> None:
-    """Raise an EvaluationError where there is a NaN or an infinity."""
-    # Unlike isfinite, these need no second matrix.
+    """Raise an EvaluationError if there is a NaN or an infinity."""
+    # Unlike np.isfinite(K), these need no second matrix.
     if not (np.isfinite(K.min(initial=0)) and np.isfinite(K.max(initial=0))):
         raise EvaluationError("expected a finite kernel, found NaN or infinity in it")
 
@@ -110,7 +107,7 @@ def _check_finite(K: NDArray[np.float64]) -> None:
 def _numbers_all_samples() -> bool:
     """Find out whether SVC.support_ counts the samples of weight 0.
 
-    So far it numbers the others only (scikit-learn #27763).
+    So far it numbers only the others (scikit-learn #27763).
     """
     svm = SVC(kernel="precomputed")
     svm.fit(np.eye(3), [1, 1, -1], sample_weight=[0, 1, 1])

@@ -1,4 +1,4 @@
-"""Average precisions laid out as a table."""
+"""Tables of average precisions, as text."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def format_table(record: dict[str, Any], width: int | None = None) -> str:
     Parameters
     ----------
     record : dict
-        As in `Evaluation.record`.
+        The record of an `Evaluation`.
     width : int, optional
-        Columns of the terminal: a wider table is cut into blocks one below the other.
+        Columns of the terminal. A wider table is cut into blocks, one below the other.
 
     Returns
     -------
     str
-        Without a line end at its end.
+        The table, without a newline at its end.
 
     Examples
     --------
@@ -63,18 +63,18 @@ def by_temperature(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Parameters
     ----------
     records : sequence of dict
-        As in `Evaluation.record`.
+        The records of each `Evaluation`.
 
     Returns
     -------
     dict
-        The first record, with a row for each gradient feature and temperature;
-        activations, which do not depend on it, stand there once.
+        The first record, with a row for each temperature of a gradient. Activations do
+        not depend on the temperature, and have one row.
 
     Raises
     ------
     EvaluationError
-        If they differ in more than the temperature, or not in that.
+        If they differ in more than the temperature, or do not differ in it.
     """
     first = records[0]
     features: dict[str, Any] = {}
@@ -100,7 +100,7 @@ def by_temperature(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _cells(values: Sequence[float | None]) -> list[str]:
-    """Write a column in per cent, its best values marked."""
+    """Write a column in per cent, and mark its best values."""
     texts = ["-" if v is None else f"{100 * v:.1f}" for v in values]
     best = max((v for v in values if v is not None), default=None)
     return [

@@ -1,13 +1,11 @@
-r"""Eq. 10 in numpy: down the head, from the activations of a features file.
-
-In go y_8, x_7 and x_6 of some images, out come their gradients
+r"""Eq. 10 in numpy: gradients computed from the activations of a features file.
 
 .. math::
     \partial E / \partial y_8 = (\mathrm{softmax}(y_8 / \tau) - 1/P) / \tau, \quad
     \partial E / \partial y_k =
     [W_{k+1} \, \partial E / \partial y_{k+1}] \circ f'(y_k).
 
-A features file holds x_k and not y_k: f' must be such that x_k tells it, as with ReLU.
+A features file holds x_k and not y_k, so f' must follow from x_k, as it does for ReLU.
 """
 
 from __future__ import annotations
@@ -28,11 +26,10 @@ from fishing.nets import (
     read_weights,
     weights_path,
 )
+from fishing.nets.blobs import LAST, backward_blob, forward_blob, head_names
 from fishing.store import Rows
 
 _Array = NDArray[np.float32]
-
-_LAYERS = ("x6", "x7", "y8")
 
 
 class Step(NamedTuple):
@@ -40,15 +37,15 @@ class Step(NamedTuple):
 
     Attributes
     ----------
-    layer : str
-        Where it leads: ``x7`` or ``x6``.
+    blob : str
+        The activation x_k below the inner product, such as ``forward/x7``.
     weights : ndarray of float32, shape (d_above, d)
-        Of the inner product that it starts from.
+        W_{k+1} of the inner product, as Caffe stores it.
     derivative : callable
-        Takes x_k, (n, d), and gives f' at y_k, of that shape.
+        Takes x_k, of shape (n, d), and returns f'(y_k), of the same shape.
     """
 
-    layer: str
+    blob: str
     weights: _Array
     derivative: Callable[[_Array], _Array]
 
@@ -56,75 +53,87 @@ class Step(NamedTuple):
 def gradient(
     blobs: Mapping[str, Rows], steps: Sequence[Step], tau: float, key: Any
 ) -> _Array:
-    """Compute the gradient of some rows, so many steps down from the logits.
+    """Compute dE/dy_k of some rows, as many steps below the logits as are given.
 
     Parameters
     ----------
     blobs : mapping of str to array_like of float32, shape (n, d)
-        Of a features file.
+        The blobs of a features file.
     steps : sequence of Step
-        None for dE/dy8, that to x7 for dE/dy7, both for dE/dy6.
+        No step for dE/dy8, the first one for dE/dy7, the first two for dE/dy6.
     tau : float
+        The temperature.
     key : slice or array of int
-        Which rows.
+        The rows.
 
     Returns
     -------
-    ndarray of float32
-        Not finite where `tau` is so small that float32 does not hold the gradient.
+    ndarray of float32, shape (n, d_k)
+        Not finite if `tau` is so small that float32 cannot hold the gradient.
     """
-    y = blobs["forward/y8"][key].astype(np.float64)
+    y = blobs[forward_blob("y8")][key].astype(np.float64)
     p = np.exp((y - y.max(axis=1, keepdims=True)) / tau)
     p /= p.sum(axis=1, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
         g: _Array = ((p - 1 / y.shape[1]) / tau).astype(np.float32)
         for step in steps:
             g = g @ step.weights
-            g *= step.derivative(blobs[f"forward/{step.layer}"][key])
+            g *= step.derivative(blobs[step.blob][key])
     return g
 
 
 def read_steps(spec: NetSpec, widths: Mapping[str, int]) -> list[Step]:
-    """Read what eq. 10 takes from a net.
+    """Read the part of a net that eq. 10 needs.
 
     Parameters
     ----------
     spec : NetSpec
     widths : mapping of str to int
-        Values per image of the blobs of the features file.
+        Values per image of the blobs of the features file, which has one gradient at
+        least. The steps lead to its lowest one.
 
     Returns
     -------
     list of Step
-        To x7 and to x6.
+        From the logits down.
 
     Raises
     ------
     NetError
-        If files are missing or malformed, if the net has no head that fits, or if x_k
-        does not tell f'.
+        If files are missing or malformed, if the net's head does not fit the features
+        file, or if f' does not follow from x_k.
     """
+    lowest = min(k for k in range(1, LAST + 1) if backward_blob(k) in widths)
+    keys = head_names(LAST + 1 - lowest)[:-1]
+    missing = [key for key in keys if key not in spec.blobs]
+    if missing:
+        raise NetError(
+            f"expected {missing[0]} among the blobs of {spec.name}, found "
+            f"{' '.join(spec.blobs)}; name the net that the features file was made with"
+        )
     net = read_net(spec.prototxt)
-    layers, inner_products = prepare_head(net.layer, spec.blobs)
+    layers, inner_products = prepare_head(net.layer, spec.blobs, len(keys) - 1)
     caffemodel = weights_path(spec)
     found = read_weights(caffemodel)
     steps = []
-    for k in (1, 0):
-        above, below = inner_products[k + 1], inner_products[k]
-        d_above, d = (widths[f"forward/{_LAYERS[i]}"] for i in (k + 1, k))
+    # From the logits down: each inner product but the lowest, and the one below it.
+    outputs = [forward_blob(key) for key in keys[1:]]
+    for i in reversed(range(len(outputs) - 1)):
+        above, below = inner_products[i + 1], inner_products[i]
+        d_above, d = widths[outputs[i + 1]], widths[outputs[i]]
         p = above.inner_product_param
         shapes = [[d, d_above] if p.transpose else [d_above, d], [d_above]]
         expected = {above.name: shapes[: 1 + p.bias_term]}
         W = fit_weights(caffemodel, found, expected)[above.name][0]
-        # Those in a file may lie at odd addresses, which BLAS does not take.
+        # Weights in a file may lie at odd addresses, which BLAS does not take.
         W = np.require(W.T if p.transpose else W, requirements=["C", "A"])
         between = layers[layers.index(above) + 1 : layers.index(below)]
-        steps.append(Step(_LAYERS[k], W, _derivative(between)))
+        steps.append(Step(outputs[i], W, _derivative(between)))
     return steps
 
 
 def _derivative(between: Sequence[Any]) -> Callable[[_Array], _Array]:
-    """Find f' of the layers between two inner products."""
+    """Choose f' for the layers between two inner products."""
     layers = [layer for layer in between if layer.type not in SAME_VALUES]
     if not layers:
         return np.ones_like
@@ -139,13 +148,13 @@ def _derivative(between: Sequence[Any]) -> Callable[[_Array], _Array]:
 
 
 def _relu(layer: Any) -> Callable[[_Array], _Array]:
-    """1[y > 0], and the slope elsewhere."""
+    """Return f': 1 where y > 0, and the slope elsewhere."""
     slope = _not_negative(layer, "negative_slope", layer.relu_param.negative_slope)
     return lambda x: np.where(x > 0, np.float32(1), slope)
 
 
 def _elu(layer: Any) -> Callable[[_Array], _Array]:
-    """1[y > 0], and alpha + x elsewhere."""
+    """Return f': 1 where y > 0, and alpha + x elsewhere."""
     alpha = _not_negative(layer, "alpha", layer.elu_param.alpha)
     return lambda x: np.where(x > 0, np.float32(1), alpha + x)
 
@@ -159,7 +168,7 @@ def _tanh(layer: Any) -> Callable[[_Array], _Array]:
 
 
 def _not_negative(layer: Any, name: str, value: float) -> np.float32:
-    """Refuse a setting under which x > 0 does not say that y > 0."""
+    """Refuse a setting under which x > 0 does not imply y > 0."""
     if not value >= 0:
         raise NetError(
             f"layer '{layer.name}' ({layer.type}): expected a {name} of 0 or more, "

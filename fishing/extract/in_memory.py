@@ -1,7 +1,4 @@
-"""From a few images to their blobs, in memory.
-
-In go images and a net, out come the blobs that a features file would hold of them.
-"""
+"""Blobs of a few images, computed in memory."""
 
 from __future__ import annotations
 
@@ -12,71 +9,65 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.backends import check_run, open_backend
+from fishing.backends import check_run, choose_backend, open_backend
 from fishing.errors import DataError, ImageError
 from fishing.images import Preprocess
-from fishing.nets import BLOBS, NetSpec, check_weights, weights_path
+from fishing.nets import check_weights, weights_path
+from fishing.store import ExtractionSettings
 
 
 def compute_blobs(
-    spec: NetSpec,
+    settings: ExtractionSettings,
     images: Sequence[Path | NDArray[np.uint8]],
     *,
-    backend: str,
     device: str = "cpu",
-    temperature: float = 2.0,
     batch_size: int = 32,
-    tf32: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """Run images through a net, forward and backward.
 
     Parameters
     ----------
-    spec : NetSpec
+    settings : ExtractionSettings
+        ``dtype`` and ``compression``, which concern files, play no part.
     images : sequence of Path or ndarray of uint8, shape (height, width, 3)
-        Files, or pictures in BGR.
-    backend : str
-        One of `fishing.backends.BACKENDS`.
+        Image files, or pictures in BGR.
     device : str
         ``cpu`` or ``gpu:N``.
-    temperature : float
-        tau of eq. 10.
     batch_size : int
         Images that go through the net at once.
-    tf32 : bool
-        Multiply in TF32 on the GPU.
 
     Returns
     -------
     dict of str to ndarray of float32, shape (n_images, d)
-        One entry for each of `fishing.backends.BLOBS`.
+        The blobs that a features file would hold of the images, by name.
 
     Raises
     ------
     DataError
         If there is no image, or one cannot be read.
     FishingError
-        As the net and the backend have it.
+        If the net or the backend cannot be used.
     """
     if not images:
         raise DataError("expected one image or more, found none")
-    check_run(temperature, batch_size)
+    check_run(settings.temperature, batch_size)
+    spec = settings.net
     check_weights(spec, weights_path(spec))
     preprocess = Preprocess(spec.input_size, spec.mean)
     net = open_backend(
-        backend,
+        choose_backend(settings.backend, device),
         spec,
-        temperature=temperature,
+        temperature=settings.temperature,
         batch_size=min(batch_size, len(images)),
         device=device,
-        tf32=tf32,
+        tf32=settings.tf32,
     )
     with closing(net):
         parts = [
             net.run(np.stack([_input(preprocess, i) for i in images[j:][:batch_size]]))
             for j in range(0, len(images), batch_size)
         ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in BLOBS}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _input(

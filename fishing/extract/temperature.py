@@ -1,7 +1,7 @@
-"""Features files of other temperatures, without images and convolutions.
+"""Features files of other temperatures, made without images and convolutions.
 
-In go a features file and its net, out come features files: with the same activations,
-and the gradients that an extraction at another temperature makes of them.
+Activations do not depend on the temperature. Gradients at another temperature follow
+from them and from the weights of the head.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import NetError, StoreError, one_line
+from fishing.backends import check_run
+from fishing.errors import StoreError, one_line
 from fishing.extract.head_gradient import Step, gradient, read_steps
 from fishing.files import whole_file
 from fishing.nets import NetSpec, recorded_net
+from fishing.nets.blobs import LAST, backward_blob, forward_blob, head_names
 from fishing.progress import Progress, silent
 from fishing.store import (
     FeaturesFile,
@@ -28,8 +30,8 @@ from fishing.store import (
     write_features,
 )
 
-# How many steps of eq. 10 lead there from the logits.
-_DEPTHS = {"backward/y8": 0, "backward/y7": 1, "backward/y6": 2}
+# How many steps of eq. 10 lead from the logits to each gradient.
+_DEPTHS = {backward_blob(k): LAST - k for k in range(1, LAST + 1)}
 
 
 def temper(
@@ -40,24 +42,24 @@ def temper(
     spec: NetSpec | None = None,
     progress: Progress = silent,
 ) -> list[Path]:
-    """Write features files of other temperatures from one that is there.
+    """Write features files of other temperatures from an existing one.
 
-    Each is what an extraction at that temperature gives, up to rounding. One that is
-    there already is left alone.
+    Each is the same, up to rounding, as an extraction at that temperature makes it.
+    Outputs that are there already are left alone.
 
     Parameters
     ----------
     path : Path
         The features file, of float32.
     output : Path or str
-        The file to write. ``{tau}`` in it stands for the temperature, and must be there
-        when there are several.
+        The file to write. ``{tau}`` in it stands for the temperature, and is required
+        if there are several temperatures.
     temperatures : sequence of float
         tau of eq. 10; positive.
     spec : NetSpec, optional
-        The net of the features file; by default the one of models/ that it names.
+        The net of the features file. By default, the one under models/ that it names.
     progress : Progress
-        Counts the bytes of each output.
+        Counts bytes: those that are verified, then those of each output.
 
     Returns
     -------
@@ -67,11 +69,12 @@ def temper(
     Raises
     ------
     StoreError
-        If the features file is missing, not whole, of another net or of float16, if an
-        output is another file, or cannot be written.
+        If the features file is missing, damaged, of float16, or lacks blobs of the
+        head; or if an output is another file, or cannot be written.
     NetError
-        If a temperature cannot be one, if the net or its weights are missing, or if the
-        net has a head whose f' the activations do not tell.
+        If a temperature is not allowed; if the net or its weights are missing, or are
+        not those of the features file; or if activations of the head do not determine
+        f'.
     """
     outputs = _outputs(str(output), temperatures)
     with FeaturesFile(path) as file:
@@ -80,19 +83,14 @@ def temper(
         if todo:
             spec = recorded_net(file.settings, file.path, spec)
             verify(path, progress)  # damage must not get new checksums
-            widths = {
-                name: rows.shape[1]
-                for split in file.splits.values()
-                for name, rows in split.blobs.items()
-            }
-            steps = read_steps(spec, widths)
+            steps = read_steps(spec, _widths(file))
             for target, tau in todo.items():
                 _write(target, tau, file, steps, progress)
     return list(outputs)
 
 
 class _Computed:
-    """Rows that are computed when they are sliced; as `fishing.store.Rows`."""
+    """Rows that are computed when they are sliced, as `fishing.store.Rows`."""
 
     def __init__(
         self,
@@ -111,14 +109,10 @@ class _Computed:
 
 
 def _outputs(pattern: str, temperatures: Sequence[float]) -> dict[Path, float]:
-    """Name the file of each temperature."""
-    limits = np.finfo(np.float32)
+    """Name the output of each temperature."""
     outputs: dict[Path, float] = {}
     for tau in temperatures:
-        if not float(limits.tiny) <= tau <= float(limits.max):
-            raise NetError(
-                f"expected a positive temperature that float32 holds, found {tau}"
-            )
+        check_run(tau, None)
         name = repr(float(tau)).removesuffix(".0")
         path = Path(pattern.replace("{tau}", name))
         if outputs.setdefault(path, float(tau)) != tau:
@@ -134,7 +128,7 @@ def _settings(tau: float, file: FeaturesFile) -> dict[str, Any]:
 
 
 def _is_there(output: Path, tau: float, file: FeaturesFile) -> bool:
-    """Tell whether an output was made before; refuse to replace anything else."""
+    """Tell whether an output was made before; refuse to replace any other file."""
     if not output.exists():
         return False
     try:
@@ -146,7 +140,7 @@ def _is_there(output: Path, tau: float, file: FeaturesFile) -> bool:
         is_same = False
     if not is_same:
         raise StoreError(
-            f"expected no file at {output}, or what is made of {file.path} at "
+            f"expected no file at {output}, or the one made of {file.path} at "
             f"temperature {tau:g}, found another; remove it, or choose another --output"
         )
     return True
@@ -157,13 +151,29 @@ def _lists(file: FeaturesFile) -> dict[str, str]:
 
 
 def _check_dtype(file: FeaturesFile) -> None:
-    """Refuse rounded logits: the softmax magnifies what they lack."""
+    """Refuse rounded logits, because the softmax magnifies their errors."""
     dtype = with_storage(file.settings)["dtype"]
     if dtype != "float32":
         raise StoreError(
             f"{file.path}: expected blobs of float32, found {dtype}, too coarse for "
             "the softmax; extract anew with --temperature"
         )
+
+
+def _widths(file: FeaturesFile) -> dict[str, int]:
+    """Count the values per image of each blob; refuse a file that lacks one."""
+    split = next(iter(file.splits.values()))
+    widths = {name: rows.shape[1] for name, rows in split.blobs.items()}
+    depth = max((_DEPTHS.get(name, -1) for name in widths), default=-1)
+    needed = [*map(forward_blob, head_names(depth + 1)[1:-1])] if depth >= 0 else []
+    missing = [name for name in needed if name not in widths]
+    if missing or not needed:
+        raise StoreError(
+            f"{file.path}: expected {missing[0] if missing else 'gradients'}, found "
+            f"{' '.join(widths)}; extract all features, or extract anew with "
+            "--temperature"
+        )
+    return widths
 
 
 def _write(
@@ -173,7 +183,7 @@ def _write(
     steps: Sequence[Step],
     progress: Progress,
 ) -> None:
-    """Write one output under another name, and rename it."""
+    """Write one output."""
     blobs = [rows for split in file.splits.values() for rows in split.blobs.values()]
     total = sum(4 * rows.shape[0] * rows.shape[1] for rows in blobs)
     done = 0
@@ -192,15 +202,15 @@ def _write(
             write_features(unfinished, _settings(tau, file), splits)
     except (OSError, RuntimeError) as error:
         raise StoreError(
-            f"{output} cannot be made of {file.path}: {one_line(error)}; once that is "
-            "mended, run the same command again"
+            f"{output} cannot be made of {file.path}: {one_line(error)}; correct that "
+            "and run the same command again"
         ) from None
 
 
 def _tempered(
     split: Split, tau: float, steps: Sequence[Step], report: Callable[[int], None]
 ) -> Split:
-    """View a split as that of another temperature."""
+    """View a split at another temperature."""
 
     def compute(name: str) -> Callable[[Any], NDArray[np.float32]]:
         if name not in _DEPTHS:
@@ -219,7 +229,7 @@ def _tempered(
 
 
 def _finite(values: NDArray[np.float32], what: str, advice: str) -> NDArray[np.float32]:
-    """Refuse values that no kernel can be made of."""
+    """Return values; refuse NaN and infinity, of which no kernel can be made."""
     if not np.isfinite(values).all():
         raise StoreError(f"expected finite {what}, found NaN or infinity; {advice}")
     return values

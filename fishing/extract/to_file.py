@@ -1,7 +1,7 @@
-"""Extraction: data set -> preprocessing -> backend -> features file.
+"""Extraction of features from lists of images into a features file.
 
-In go a net and lists of images, out comes a features file. Images are read ahead of
-the net by a few threads; at no time are more than a few batches of them in memory.
+A few threads read and prepare images ahead of the net. At no time are more than a few
+batches of them in memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,9 @@ class Extracted:
     ----------
     split : str
     n_images, n_failed : int
-        Images of the list, and those among them that could not be read.
+        How many images the list has, and how many of them could not be read.
     was_there : bool
-        Whether the features file held the split already.
+        Whether the features file had the split already.
     """
 
     split: str
@@ -59,25 +60,26 @@ def extract(
 ) -> list[Extracted]:
     """Write the paired blobs of all images into a features file.
 
-    An extraction that was interrupted is taken up where it was; splits that the file
-    holds already are left alone, others are added.
+    An interrupted extraction goes on where it was. Splits that the file has already are
+    left alone, and others are added.
 
     Parameters
     ----------
     settings : ExtractionSettings
     lists : sequence of ImageList
     output : Path
-        The features file; it has this name once it is whole.
+        The features file. It gets this name once it is whole.
     device : str
-        ``cpu``, ``gpu:0``, or several GPUs: ``gpu:0,1``.
+        ``cpu``, ``gpu:0``, or several GPUs as ``gpu:0,1``.
     batch_size : int, optional
-        Images that go through the net at once; values do not depend on it beyond
-        rounding. By default 32 on the CPU, and what memory allows on a GPU.
+        Images that go through the net at once. Values do not depend on it beyond
+        rounding. By default, 32 on the CPU, and what memory allows on a GPU.
     overwrite : bool
-        Remove the file and the interrupted work that are there.
+        Whether to remove an existing file, and what an interrupted extraction left.
     strict : bool
-        Stop at the first image that cannot be read, instead of recording it.
+        Whether to stop at the first image that cannot be read, instead of recording it.
     progress : Progress
+        Counts the images of each split.
 
     Returns
     -------
@@ -87,9 +89,9 @@ def extract(
     Raises
     ------
     DataError
-        If no image of a split can be read, or, when `strict`, if one cannot.
+        If no image of a split can be read, or, if `strict`, one cannot.
     FishingError
-        As the net, the backend and the features file have it.
+        If the net, the backend or the features file cannot be used.
     """
     check_run(settings.temperature, batch_size)
     spec, backend = settings.net, choose_backend(settings.backend, device)
@@ -131,7 +133,7 @@ def _extract_split(
     strict: bool,
     progress: Progress,
 ) -> None:
-    """Run what is left of one split through the net."""
+    """Run the images of a split that are left through the net."""
     start = writer.open_split(images, net.widths)
     n_ahead = (1 + net.n_at_once) * net.batch_size
     with (
@@ -139,11 +141,7 @@ def _extract_split(
         closing(run_ahead(net, _batches(inputs, start, net.batch_size))) as batches,
     ):
         for (n_done, failed), blobs in batches:
-            for index, reason in failed.items():
-                message = f"{images.path[index]}: {reason}"
-                if strict:
-                    raise DataError(f"{message}; --strict stops at such a file")
-                _log.warning("%s; left out", message)
+            _report(failed, images, strict)
             _check_finite(blobs, images.path[n_done - 1])
             writer.append(images.split, n_done, blobs, failed)
             progress(images.split, n_done, len(images), "images")
@@ -162,8 +160,17 @@ def _extract_split(
         )
 
 
+def _report(failed: Mapping[int, str], images: ImageList, strict: bool) -> None:
+    """Warn of images that could not be read, or stop at the first one."""
+    for index, reason in failed.items():
+        message = f"{images.path[index]}: {reason}"
+        if strict:
+            raise DataError(f"{message}; --strict stops at such a file")
+        _log.warning("%s; left out", message)
+
+
 def _check_finite(blobs: Mapping[str, NDArray[np.float32]], last: Path) -> None:
-    """Refuse values that no kernel can be made of."""
+    """Refuse NaN and infinity, of which no kernel can be made."""
     for name, values in blobs.items():
         if not np.isfinite(values).all():
             raise BackendError(
@@ -178,53 +185,55 @@ def _read_ahead(
 ) -> Iterator[Iterator[NDArray[np.float32] | ImageError]]:
     """Read images in their order with a few threads, at most `n_ahead` in advance."""
     pool = ThreadPoolExecutor(max_workers=min(8, usable_cores()))
+
+    def in_order() -> Iterator[NDArray[np.float32] | ImageError]:
+        waiting: deque[Future[NDArray[np.float32]]] = deque()
+        for path in paths:
+            waiting.append(pool.submit(preprocess, path))
+            if len(waiting) > n_ahead:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+
     try:
-        yield _in_order(pool, paths, preprocess, n_ahead)
+        yield in_order()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_order(
-    pool: ThreadPoolExecutor,
-    paths: Iterable[Path],
-    preprocess: Preprocess,
-    n_ahead: int,
-) -> Iterator[NDArray[np.float32] | ImageError]:
-    """Hand out inputs, or why there is none, in the order of the paths."""
-    waiting: deque[Future[NDArray[np.float32]]] = deque()
-    for path in paths:
-        waiting.append(pool.submit(preprocess, path))
-        if len(waiting) > n_ahead:
-            yield _result(waiting.popleft())
-    while waiting:
-        yield _result(waiting.popleft())
-
-
 def _result(future: Future[NDArray[np.float32]]) -> NDArray[np.float32] | ImageError:
+    """Return the input of the net, or why there is none."""
     try:
         return future.result()
     except ImageError as error:
         return error
 
 
+class _Span(NamedTuple):
+    """The images of a list that a batch covers, readable or not."""
+
+    n_done: int  # images up to the end of the batch
+    failed: dict[int, str]  # reasons by place in the list
+
+
 def _batches(
     inputs: Iterable[NDArray[np.float32] | ImageError], start: int, batch_size: int
-) -> Iterator[tuple[tuple[int, dict[int, str]], NDArray[np.float32]]]:
-    """Gather inputs: images done so far and those that failed by index, and the batch.
+) -> Iterator[tuple[_Span, NDArray[np.float32]]]:
+    """Gather inputs into batches, each with the images that it covers.
 
     A batch ends with its last readable image, so the next one is the same whether or
     not the work was interrupted between them.
     """
     data: list[NDArray[np.float32]] = []
-    failed: dict[int, str] = {}
-    n_done = start
-    for n_done, item in enumerate(inputs, start=start + 1):
+    span = _Span(start, {})
+    for i, item in enumerate(inputs, start=start):
+        span = _Span(i + 1, span.failed)
         if isinstance(item, ImageError):
-            failed[n_done - 1] = str(item)
+            span.failed[i] = str(item)
         else:
             data.append(item)
         if len(data) == batch_size:
-            yield (n_done, failed), np.stack(data)
-            data, failed = [], {}
-    if data or failed:
-        yield (n_done, failed), np.stack(data) if data else np.empty(0, np.float32)
+            yield span, np.stack(data)
+            data, span = [], _Span(i + 1, {})
+    if data or span.failed:
+        yield span, np.stack(data) if data else np.empty(0, np.float32)

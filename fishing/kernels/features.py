@@ -1,60 +1,59 @@
-"""Features by name: the blobs that each is made from."""
+"""The names of features: what each is made from, and which ones a file allows.
+
+``x7``, ``y8`` and the like are activations, ``dW7`` is the gradient of the loss with
+respect to W_7, and ``x6+x7`` is a sum. Names count from the logits, as those of blobs
+do: see `fishing.nets.blobs`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import pairwise
 
 from fishing.errors import EvaluationError
+from fishing.nets import BLOBS
+from fishing.nets.blobs import LAST, backward_blob, forward_blob, head_names
 
-#: The eleven features, in the order of the paper's table 1.
-FEATURES = (
-    "x5",
-    "x6",
-    "x7",
-    "y8",
-    "x8",
-    "x5+x6",
-    "x6+x7",
-    "x7+y8",
-    "dW6",
-    "dW7",
-    "dW8",
-)
+# Every activation that a head may have, from the lowest up: x0 ... x7, y8 and x8.
+_ACTIVATIONS = head_names(LAST)
 
+#: The gradients that a head may have, from the lowest up.
+GRADIENTS = tuple(f"dW{k}" for k in range(1, LAST + 1))
 
-#: The blobs whose Gram matrices are multiplied for one summand of a feature.
-FACTORS = {
-    "x5": ("forward/x5",),
-    "x6": ("forward/x6",),
-    "x7": ("forward/x7",),
-    "y8": ("forward/y8",),
-    "x8": ("forward/x8",),
-    "dW6": ("forward/x5", "backward/y6"),
-    "dW7": ("forward/x6", "backward/y7"),
-    "dW8": ("forward/x7", "backward/y8"),
+# The blobs whose Gram matrices are multiplied for one summand of a feature.
+_FACTORS = {
+    **{x: (forward_blob(x),) for x in _ACTIVATIONS},
+    **{
+        dW: (forward_blob(f"x{k - 1}"), backward_blob(k))
+        for k, dW in enumerate(GRADIENTS, start=1)
+    },
 }
 
-
-# Evaluated in this order, features share what they share within few steps.
+# Evaluated in this order, features that share blobs follow each other closely.
 _DEPTH = (
-    "forward/x8",
-    "forward/x5",
-    "backward/y6",
-    "forward/x6",
-    "backward/y7",
-    "forward/x7",
-    "backward/y8",
-    "forward/y8",
+    forward_blob("x8"),
+    *(blob for dW in GRADIENTS for blob in _FACTORS[dW]),
+    forward_blob("y8"),
 )
 
 
 def parse_feature(name: str) -> list[tuple[str, ...]]:
     """Split the name of a feature into summands, each a product of blobs.
 
+    Parameters
+    ----------
+    name : str
+        Such as ``x7``, ``x6+x7`` or ``dW7``.
+
+    Returns
+    -------
+    list of tuple of str
+        Blobs whose Gram matrices are multiplied, for each summand.
+
     Raises
     ------
     EvaluationError
-        If a part of it is unknown.
+        If a summand is not a feature.
 
     Examples
     --------
@@ -63,25 +62,105 @@ def parse_feature(name: str) -> list[tuple[str, ...]]:
     >>> parse_feature("dW7")
     [('forward/x6', 'backward/y7')]
     """
-    parts = name.split("+")
-    unknown = [part for part in parts if part not in FACTORS]
-    if unknown:
+    summands = name.split("+")
+    if not all(summand in _FACTORS for summand in summands):
         raise EvaluationError(
-            f"expected a feature of {' '.join(FACTORS)} or a sum such as x6+x7, "
-            f"found '{name}'"
+            "expected a feature such as x7, y8 or dW7, or a sum such as x6+x7, found "
+            f"'{name}'"
         )
-    return [FACTORS[part] for part in parts]
+    return [_FACTORS[summand] for summand in summands]
 
 
 def feature_blobs(name: str) -> set[str]:
-    """Name the blobs that a feature is made from."""
+    """Name the blobs that a feature is made from; raises as `parse_feature`."""
     return {blob for factors in parse_feature(name) for blob in factors}
+
+
+def available_features(blobs: Collection[str]) -> tuple[str, ...]:
+    """List the features of table 1 that some blobs allow, in its order.
+
+    Parameters
+    ----------
+    blobs : collection of str
+        Such as the blobs of a split.
+
+    Returns
+    -------
+    tuple of str
+        The activations from the lowest up, the sums of neighbours, and the gradients.
+        The blobs of three inner products give the paper's eleven.
+
+    Examples
+    --------
+    >>> from fishing.nets.blobs import paired_blobs
+    >>> print(*available_features(paired_blobs(2)))
+    x6 x7 y8 x8 x6+x7 x7+y8 dW7 dW8
+    """
+    *stack, _ = _ACTIVATIONS  # the softmax has no neighbour
+    sums = (f"{below}+{above}" for below, above in pairwise(stack))
+    return tuple(
+        feature
+        for feature in (*_ACTIVATIONS, *sums, *GRADIENTS)
+        if feature_blobs(feature) <= set(blobs)
+    )
+
+
+def choose_features(features: Iterable[str], blobs: Collection[str]) -> list[str]:
+    """Check that features can be made from some blobs; by default, choose table 1's.
+
+    Parameters
+    ----------
+    features : iterable of str
+        None of them means all of `available_features`. Repeated ones count once.
+    blobs : collection of str
+
+    Returns
+    -------
+    list of str
+        At least one feature.
+
+    Raises
+    ------
+    EvaluationError
+        If a feature is unknown, or needs a blob that is not there.
+    """
+    available = available_features(blobs)
+    chosen = list(dict.fromkeys(features)) or list(available)
+    for feature in chosen:
+        missing = sorted(feature_blobs(feature) - set(blobs))
+        if missing:
+            raise EvaluationError(
+                f"expected {missing[0]}, which {feature} is made from, found "
+                f"{' '.join(blobs) or 'no blobs'}; choose a feature of "
+                f"{' '.join(available) or 'other images'}, or a sum of these"
+            )
+    if not chosen:
+        raise EvaluationError("expected blobs to make features from, found none")
+    return chosen
+
+
+def main_feature(blobs: Collection[str]) -> str:
+    """Name the feature that stands for all: the deepest gradient but one.
+
+    With three inner products this is dW7, the paper's best. Where there is one gradient
+    only, it is that one; without any, the highest input of an inner product.
+
+    Examples
+    --------
+    >>> from fishing.nets.blobs import paired_blobs
+    >>> main_feature(paired_blobs(3)), main_feature(paired_blobs(1))
+    ('dW7', 'dW8')
+    """
+    available = choose_features((), blobs)
+    gradients = [name for name in available if name in GRADIENTS][:2]
+    inputs = [name for name in available if name in _ACTIVATIONS[:LAST]]
+    return (gradients or inputs or available)[-1]
 
 
 def in_order_of_depth(features: Iterable[str]) -> list[str]:
     """Sort features such that few Gram matrices are needed at a time.
 
-    For the eleven of table 1 those of two blobs.
+    For the features of table 1, two blobs' Gram matrices are needed at most.
 
     Examples
     --------
@@ -93,3 +172,7 @@ def in_order_of_depth(features: Iterable[str]) -> list[str]:
         return sorted(map(_DEPTH.index, feature_blobs(feature)), reverse=True)
 
     return sorted(features, key=deepest_first)
+
+
+#: The eleven features of the paper's table 1, in its order.
+FEATURES = available_features(BLOBS)

@@ -32,7 +32,9 @@ class Head(NamedTuple):
     inner_products: list[Any]
 
 
-def prepare_head(layers: Sequence[Any], blobs: Mapping[str, str]) -> Head:
+def prepare_head(
+    layers: Sequence[Any], blobs: Mapping[str, str], n_inner_products: int = 3
+) -> Head:
     """Give each layer of the head a blob of its own, and find the head.
 
     Parameters
@@ -41,6 +43,8 @@ def prepare_head(layers: Sequence[Any], blobs: Mapping[str, str]) -> Head:
         All layers of a net. Names of bottoms and tops above x5 are changed in place.
     blobs : mapping of str to str
         The net's names of the blobs that `head_names` lists.
+    n_inner_products : int
+        How many inner products the head has.
 
     Returns
     -------
@@ -51,7 +55,7 @@ def prepare_head(layers: Sequence[Any], blobs: Mapping[str, str]) -> Head:
     NetError
         If x8 is not the softmax of y8, or the net has no head that fits `blobs`.
     """
-    *inputs, logits, _ = head_names()
+    *inputs, logits, _ = head_names(n_inner_products)
     separate_in_place(layers, blobs[inputs[0]])
     _check_softmax(layers, blobs)
     return find_head(layers, blobs, (*inputs, logits))

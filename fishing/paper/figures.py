@@ -1,7 +1,4 @@
-"""The paper's own figures, from paper.toml, for those of others to stand beside.
-
-In go the names of a data set and a net, out come precisions in [0, 1] by feature.
-"""
+"""The paper's own figures, read from paper.toml, for comparison with others."""
 
 from __future__ import annotations
 
@@ -11,29 +8,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fishing.kernels import FEATURES
-
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-#: The classes of PASCAL VOC, in the order of the paper's tables.
-CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"),
-    *("cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
-    *("sheep", "sofa", "train", "tvmonitor"),
-)
-
 
 @dataclass(frozen=True)
 class Figures:
-    """What the paper says of one data set and one net.
+    """What the paper reports on one data set and one net.
 
     Attributes
     ----------
     mean : dict of str to float
-        Mean average precision in [0, 1] by feature; only the features that are known.
+        Mean average precision in [0, 1] by feature, as far as it is on record here.
     by_class : dict of str to dict of str to float
         Average precision in [0, 1] by feature and class.
     """
@@ -43,12 +31,12 @@ class Figures:
 
 
 def is_in_paper(data_set: str, net: str) -> bool:
-    """Tell whether the paper reports on a data set and a net, known here or not."""
+    """Tell whether the paper reports on a data set and a net, on record here or not."""
     return data_set in ("VOC2007", "VOC2012") and net in ("alexnet", "vgg16")
 
 
 def paper_figures(data_set: str, net: str) -> Figures:
-    """Look up what the paper says.
+    """Look up what the paper reports.
 
     Parameters
     ----------
@@ -60,7 +48,7 @@ def paper_figures(data_set: str, net: str) -> Figures:
     Returns
     -------
     Figures
-        Without any entry, where the paper says nothing of these.
+        Without any entry if nothing is on record.
 
     Examples
     --------
@@ -77,27 +65,6 @@ def paper_figures(data_set: str, net: str) -> Figures:
 def paper_source() -> str:
     """Cite the paper."""
     return str(_read()["source"])
-
-
-def paper_gaps() -> dict[str, int]:
-    """Count the figures that paper.toml lacks, by table.
-
-    Returns
-    -------
-    dict of str to int
-        For the means of table 1 (left) over two years, two nets and eleven features,
-        and for the x7 and dW7 of tables 2 and 3 over two nets and twenty classes.
-    """
-    gaps = {"table 1 (left)": 0, "table 2": 0, "table 3": 0}
-    for year, table in (("VOC2007", "table 2"), ("VOC2012", "table 3")):
-        for net in ("alexnet", "vgg16"):
-            figures = paper_figures(year, net)
-            gaps["table 1 (left)"] += len(set(FEATURES) - set(figures.mean))
-            for feature in ("x7", "dW7"):
-                gaps[table] += len(
-                    set(CLASSES) - set(figures.by_class.get(feature, {}))
-                )
-    return gaps
 
 
 @cache

@@ -1,8 +1,7 @@
-"""The paper's experiments in one go: weights, features, evaluations, tables.
+"""The paper's experiments in one go: weights, features, evaluations and tables.
 
-In go a devkit and nets, out comes a folder with everything that was made on the way and
-the tables. What is there already is not made again, so the work can be interrupted at
-any time.
+Everything that is made on the way is kept in one folder, and nothing that is there is
+made again, so the work can be interrupted at any time.
 """
 
 from __future__ import annotations
@@ -21,10 +20,16 @@ from fishing.evaluate import evaluate, read_record, write_results
 from fishing.extract import extract
 from fishing.files import write_whole
 from fishing.images import ImageList, read_splits
-from fishing.kernels import FEATURES
+from fishing.kernels import available_features
 from fishing.nets import fetch_weights
 from fishing.paper.submission import write_submission
-from fishing.paper.tables import BY_CLASS, FORMATS, Result, compare, format_tables
+from fishing.paper.tables import (
+    FORMATS,
+    Result,
+    by_class_features,
+    compare,
+    format_tables,
+)
 from fishing.progress import Progress, silent
 from fishing.store import ExtractionSettings, FeaturesFile
 
@@ -33,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _DataSet:
-    """A data set and what to do with it; `server` names the split to submit, if any."""
+    """A data set and its splits; `server` is the one to submit, if there is one."""
 
     name: str
     train: ImageList
@@ -51,12 +56,13 @@ def reproduce(
     batch_size: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Run the paper's protocol and compare.
+    """Run the paper's protocol, and compare the results with the paper's.
 
-    VOC 2007 to 2009: train on trainval, test on test. VOC 2010 and later, whose test
-    labels are secret: train on train, test on val, and where the images of test are
-    there, an archive for the server with the ranking that train and val together give.
-    Any other data set in one of the layouts of `read_splits` is taken as VOC 2007 is.
+    On VOC 2007 to 2009, SVMs are trained on trainval and tested on test. The test
+    labels of VOC 2010 and later are secret: SVMs are trained on train and tested on
+    val. If the images of test are there, SVMs trained on train and val together rank
+    them, and the ranking becomes an archive for the server. Any other data set in one
+    of the layouts of `read_splits` is treated like VOC 2007.
 
     Parameters
     ----------
@@ -65,25 +71,25 @@ def reproduce(
     settings : sequence of ExtractionSettings
         One for each net.
     output : Path
-        A folder. ``<data set>-<net>.h5`` are features, ``<data set>-<net>/`` results,
-        ``<data set>-<net>-<feature>.tar.gz`` archives, and ``tables.txt``, ``.md``,
-        ``.tex`` and ``.json`` the tables.
+        A folder for features (``<data set>-<net>.h5``), results
+        (``<data set>-<net>/``), archives (``<data set>-<net>-<feature>.tar.gz``) and
+        the tables (``tables.txt``, ``.md``, ``.tex`` and ``.json``).
     years : sequence of int
-        Of VOC; by default those that are there.
+        Years of VOC. By default, those that are there.
     device, batch_size
-        As in `fishing.extract.extract`.
+        As for `fishing.extract.extract`.
     progress : Progress
         Counts what each stage counts.
 
     Returns
     -------
     dict
-        As `fishing.paper.compare` makes it.
+        As `fishing.paper.compare` returns it.
 
     Raises
     ------
     FishingError
-        As the stages have it.
+        If a stage fails.
     """
     data_sets = _find_data_sets(data, years)
     for one in settings:
@@ -107,7 +113,7 @@ def reproduce(
             record = _evaluated(data_set, features, output / stem, stem, progress)
             results.append(Result(data_set.name, one.net.name, record))
             if data_set.server:
-                for feature in BY_CLASS:
+                for feature in by_class_features(record["features"]):
                     progress(f"{stem} submission {feature}", 0, 1, "files")
                     write_submission(
                         features,
@@ -123,7 +129,7 @@ def reproduce(
 
 
 def _find_data_sets(data: Path, years: Sequence[int]) -> list[_DataSet]:
-    """Find the data sets and read their lists, before any work is done."""
+    """Find the data sets and read their lists."""
     wanted = [f"VOC{year}" for year in dict.fromkeys(years)]
     if not data.is_dir():
         raise DataError(
@@ -148,7 +154,7 @@ def _find_data_sets(data: Path, years: Sequence[int]) -> list[_DataSet]:
 
 
 def _read_data_set(folder: Path) -> _DataSet:
-    """Read the splits that the protocol takes."""
+    """Read the splits that the protocol uses."""
     name = folder.resolve().name
     year = re.fullmatch(r"VOC(\d{4})", name)
     if year is None or int(year[1]) < 2010:
@@ -164,9 +170,10 @@ def _read_data_set(folder: Path) -> _DataSet:
 def _evaluated(
     data_set: _DataSet, features: Path, folder: Path, stem: str, progress: Progress
 ) -> dict[str, Any]:
-    """Evaluate the eleven features, unless that was done."""
+    """Evaluate all features of a file, unless that was done."""
     train, test = data_set.train, data_set.test
     with FeaturesFile(features) as file:
+        names = available_features(file.split(train.split).blobs)
         expected = {
             **{"train": train.split, "test": test.split, "C": 1.0},
             "source": file.settings,
@@ -177,7 +184,7 @@ def _evaluated(
     except EvaluationError:
         record = {"features": {}}
     is_same = all(record.get(key) == value for key, value in expected.items())
-    if is_same and set(FEATURES) <= set(record["features"]):
+    if is_same and set(names) <= set(record["features"]):
         return record
     evaluation = evaluate(
         features,
@@ -206,5 +213,5 @@ def _write_tables(comparison: dict[str, Any], output: Path) -> None:
 def _labelled(
     progress: Progress, stem: str, label: str, done: int, total: int | None, unit: str
 ) -> None:
-    """Put the data set and the net before the label of a stage."""
+    """Report progress with the data set and the net before the label."""
     progress(f"{stem} {label}", done, total, unit)

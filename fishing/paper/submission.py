@@ -1,7 +1,6 @@
-"""The archive that the PASCAL VOC evaluation server takes.
+"""Archives for the PASCAL VOC evaluation server.
 
-In goes a features file, out comes a tar.gz with the decision values of test images
-whose labels nobody but the server knows.
+An archive holds the decision values of test images, whose labels only the server knows.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from fishing.errors import EvaluationError
 from fishing.evaluate import all_ids, decision_function, with_failed
 from fishing.files import read_at_most, write_whole
-from fishing.kernels import Kernels
+from fishing.kernels import Kernels, main_feature
 from fishing.store import FeaturesFile, Rows, Split
 
 _MAX_BYTES = 2**28  # of an archive that may be there
@@ -32,49 +31,53 @@ def write_submission(
     path: Path,
     archive: Path,
     *,
-    feature: str = "dW7",
+    feature: str | None = None,
     train: Sequence[str] = ("train", "val"),
     test: str = "test",
     C: float = 1.0,
 ) -> Path:
-    """Train on some splits together and write the ranking of another as an archive.
+    """Train SVMs on some splits together, and archive the ranking of another split.
 
-    It holds ``results/<devkit>/Main/comp2_cls_<test>_<class>.txt`` with one line ``id
-    score`` for each image of the list, those that could not be read last, and no clock
-    time: equal features give equal bytes. Competition 2 is VOC's for systems that have
-    seen data other than VOC's own, as a net that was trained on ImageNet has. A record
-    of what it was made from lies beside the archive; where that says that the archive
-    is there already, nothing is done.
+    The archive holds ``results/<devkit>/Main/comp2_cls_<test>_<class>.txt``, with one
+    line ``id score`` for each image of the list; images that could not be read rank
+    last. It holds no clock time, so equal features give equal bytes. Competition 2 is
+    VOC's for systems that have seen other data than VOC's own, as nets trained on
+    ImageNet have. A record of what the archive was made from is written beside it. If
+    that record says that the archive is there already, nothing is done.
 
     Parameters
     ----------
     path : Path
-        A features file; its test split needs no labels.
+        A features file. Its test split needs no labels.
     archive : Path
-        A name ending in ``.tar.gz``.
-    feature : str
+        A file whose name ends in ``.tar.gz``.
+    feature : str, optional
+        By default, the file's deepest gradient but one: dW7 if the net has three inner
+        products.
     train : sequence of str
         Splits of the file.
     test : str
         A split of a devkit such as VOC2012.
     C : float
-        Of the SVMs.
+        Weight of the SVMs' hinge loss.
 
     Returns
     -------
     Path
-        Of the archive.
+        The archive.
 
     Raises
     ------
     StoreError
         If the file is missing or lacks a split.
     EvaluationError
-        If a class cannot be learnt, or the archive cannot be written.
+        If the file lacks the feature, if a class cannot be learnt, or if the archive
+        cannot be written.
     """
     with FeaturesFile(path) as file:
         splits = [file.split(name) for name in train]
         testing = file.split(test)
+        feature = feature or main_feature(testing.blobs)
         record: dict[str, Any] = {
             **{"feature": feature, "train": list(train), "test": test, "C": C},
             "source": file.settings,
@@ -116,7 +119,7 @@ def write_submission(
 
 
 def _is_there(archive: Path, sidecar: Path, record: dict[str, Any]) -> bool:
-    """Tell whether an archive is there that was made from the same."""
+    """Tell whether there is an archive with this record."""
     try:
         found = json.loads(read_at_most(sidecar, _MAX_BYTES))
         digest = hashlib.sha256(read_at_most(archive, _MAX_BYTES)).hexdigest()
@@ -126,7 +129,7 @@ def _is_there(archive: Path, sidecar: Path, record: dict[str, Any]) -> bool:
 
 
 def _lines(ids: Sequence[str], scores: NDArray[np.float64]) -> str:
-    """Write one line for each image; the server wants no infinity."""
+    """Write one line for each image, without infinity, which the server refuses."""
     last = scores[np.isfinite(scores)].min(initial=0.0) - 1
     finite = np.where(np.isfinite(scores), scores, last)
     return "".join(
@@ -135,7 +138,7 @@ def _lines(ids: Sequence[str], scores: NDArray[np.float64]) -> str:
 
 
 def _tar_gz(texts: dict[str, str]) -> bytes:
-    """Pack files without anything that differs from one day or user to another."""
+    """Pack files without times and users, so that equal texts give equal bytes."""
     packed = io.BytesIO()
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as zipped,
@@ -149,7 +152,7 @@ def _tar_gz(texts: dict[str, str]) -> bytes:
 
 
 def _joined(splits: Sequence[Split]) -> Split:
-    """View splits as one, their rows one below the other."""
+    """View splits as one, with the rows of each below those before it."""
     first = splits[0]
     for split in splits[1:]:
         if split.classes != first.classes:
@@ -170,7 +173,7 @@ def _joined(splits: Sequence[Split]) -> Split:
 
 
 class _Stacked:
-    """Rows of several blobs, one below the other; as `fishing.store.Rows`."""
+    """Rows of several splits, one below the other, as `fishing.store.Rows`."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
         self._parts = parts

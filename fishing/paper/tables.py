@@ -1,22 +1,19 @@
-"""The paper's tables, with our figures, the paper's, and the difference.
+"""The paper's tables with our figures, the paper's, and the difference.
 
-In go records of evaluations, out come tables as text, Markdown, LaTeX and JSON.
+The tables are laid out as text, Markdown and LaTeX.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
 
-from fishing.kernels import FEATURES
+from fishing.kernels import available_features, feature_blobs, main_feature
 from fishing.paper.figures import Figures, is_in_paper, paper_figures, paper_source
-
-#: The features of the tables by class: the best activation, and the best gradient.
-BY_CLASS = ("x7", "dW7")
 
 #: Suffixes of the files that tables are written to.
 FORMATS = ("txt", "md", "tex")
@@ -39,7 +36,7 @@ _TEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation.
+    """One evaluation of a net on a data set.
 
     Attributes
     ----------
@@ -47,7 +44,7 @@ class Result:
         Such as ``VOC2007``.
     net : str
     record : dict
-        As in `fishing.evaluate.evaluation.Evaluation.record`.
+        The record of `fishing.evaluate.Evaluation`.
     """
 
     data_set: str
@@ -61,10 +58,10 @@ def compare(results: Sequence[Result]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``paper``: its citation; ``results``: by data set and net a dict with
-        ``protocol``, ``train``, ``test``, ``C`` and ``features``, where each feature
-        has ``mAP`` and, by class, ``AP``: dicts with ``ours``, ``paper`` and
-        ``difference`` in [0, 1], None where there is none.
+        ``paper``, its citation, and ``results``: by data set and net, a dict with
+        ``protocol``, ``train``, ``test``, ``C`` and ``features``. Each feature has
+        ``mAP`` and, by class, ``AP``: dicts with ``ours``, ``paper`` and
+        ``difference``, in [0, 1] or None.
     """
     found: dict[str, Any] = {}
     for result in results:
@@ -85,14 +82,14 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
     Parameters
     ----------
     comparison : dict
-        As `compare` makes it.
+        As `compare` returns it.
     suffix : str
         ``txt``, ``md`` or ``tex``.
 
     Returns
     -------
     str
-        With a line end at its end.
+        The tables, with a newline at their end.
     """
     means = [
         _Column(
@@ -103,7 +100,7 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
         for data_set, nets in comparison["results"].items()
         for net, result in nets.items()
     ]
-    rows = [f for f in FEATURES if any(f in column.values for column in means)]
+    rows = _in_order({feature for column in means for feature in column.values})
     title = ("Table 1 (left)", "mean average precision")
     parts = [_layout(title, "feature", rows, means, suffix)]
     for data_set, nets in comparison["results"].items():
@@ -115,7 +112,7 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
             )
             for net, result in nets.items()
             for feature, measured in result["features"].items()
-            if feature in BY_CLASS
+            if feature in by_class_features(result["features"])
         ]
         how = next(iter(nets.values()))
         title = (
@@ -135,9 +132,26 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
     return "\n\n".join([*parts, note]) + "\n"
 
 
+def by_class_features(features: Iterable[str]) -> tuple[str, ...]:
+    """Choose the features of the tables by class, x7 and dW7 in the paper.
+
+    They are the highest input of an inner product and the deepest gradient but one.
+    """
+    return "x7", main_feature(set().union(*map(feature_blobs, features)))
+
+
+def _in_order(features: Iterable[str]) -> list[str]:
+    """Sort features as table 1 does; sums that it lacks come last."""
+    everything = available_features(set().union(*map(feature_blobs, features)))
+    return sorted(
+        features,
+        key=lambda f: everything.index(f) if f in everything else len(everything),
+    )
+
+
 @dataclass(frozen=True)
 class _Column:
-    """What a table says of one net: its heading, and values by row."""
+    """The heading of a net's column, and its values by row."""
 
     heading: str
     values: dict[str, dict[str, float | None]]
@@ -145,7 +159,7 @@ class _Column:
 
     @property
     def keys(self) -> Sequence[str]:
-        """Name what is shown of each value."""
+        """Name the parts of each value that are shown."""
         return ("ours", "paper", "difference")[: 3 if self.in_paper else 1]
 
 
@@ -174,7 +188,7 @@ def _layout(
     columns: Sequence[_Column],
     suffix: str,
 ) -> str:
-    """Write one table; of its title, the first part is the paper's name for it."""
+    """Write one table; the first part of its title is the paper's name for it."""
     cells = [[row] for row in rows]
     for column in columns:
         for row, line in zip(rows, cells, strict=True):
@@ -205,7 +219,7 @@ def _latex(
     cells: Sequence[Sequence[str]],
     columns: Sequence[_Column],
 ) -> str:
-    """Write one table with booktabs, never wider than the text."""
+    """Write one table with booktabs, no wider than the text."""
     top, second, rules, n = [""], [corner], "", 2
     for column in columns:
         width = len(column.keys)
@@ -243,7 +257,7 @@ def _latex(
 
 
 def _signed(value: str) -> str:
-    """Give a number the sign of mathematics, not a hyphen."""
+    """Write the sign of a number in mathematics, where it is not a hyphen."""
     return re.sub(r"^[+-]", r"$\g<0>$", value)
 
 

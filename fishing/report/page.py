@@ -1,7 +1,4 @@
-"""The report: one HTML page that needs nothing beside it, and its plots as SVG files.
-
-In goes a folder of results, out comes a page of tables, plots and rankings of images.
-"""
+"""The report: one HTML page that needs no other file, and its plots as SVG files."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from fishing.errors import EvaluationError
 from fishing.evaluate import read_record, read_results
 from fishing.files import write_whole
 from fishing.progress import Progress, silent
-from fishing.report.sections import Contents
+from fishing.report.sections import Sections
 from fishing.report.statistics import rank
 from fishing.report.thumbnails import Thumbnails
 from fishing.store import FeaturesFile
@@ -40,27 +37,27 @@ def write_report(
     Parameters
     ----------
     results : Path
-        A folder that `fishing.evaluate.write_results` made. Folders in it that hold
-        results of the same images at other temperatures are taken into the page.
+        A folder that `fishing.evaluate.write_results` made. The page also shows results
+        of the same images at other temperatures, from folders in it.
     output : Path
-        A folder: ``index.html``, and the plots in ``plots/``.
+        A folder for ``index.html``, and for the plots in ``plots/``.
     features : Path, optional
-        The features file; by default where the results say that it is.
+        The features file. By default, it is where the results say.
     data : Path, optional
-        The data set as `fishing.images.read_splits` takes it, for pictures of images.
-        Without it the page names them instead.
+        The data set, as for `fishing.images.read_splits`, for pictures of images.
+        Without one, the page names images instead.
     progress : Progress
         Counts classes.
 
     Returns
     -------
     Path
-        Of the page.
+        The page.
 
     Raises
     ------
     FishingError
-        If results, features or images are missing, or are not of the same list.
+        If results, features or images are missing, or do not belong together.
     """
     evaluation = read_results(results)
     record = evaluation.record
@@ -75,8 +72,8 @@ def write_report(
         testing = file.split(record["test"])
         ranked = rank(evaluation, testing)
         thumbnails = Thumbnails(ranked.image_id, record["test"], data)
-        contents = Contents(record, ranked, testing, thumbnails)
-        variables = contents.variables(_tempered(results, record), progress)
+        sections = Sections(record, ranked, testing, thumbnails)
+        variables = sections.variables(_tempered(results, record), progress)
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("fishing.report", "."),
         autoescape=True,
@@ -91,7 +88,7 @@ def write_report(
     }
     html = template.render(variables, commands=_commands(record), versions=versions)
     try:
-        for name, svg in contents.plots.items():
+        for name, svg in sections.plots.items():
             write_whole(output / "plots" / f"{name}.svg", svg)
         path = output / "index.html"
         write_whole(path, html)
@@ -104,19 +101,19 @@ def write_report(
 
 
 def _check_source(source: dict[str, Any]) -> None:
-    """Hold what results say of their features to have what the page tells of it."""
+    """Check that results say how their features were made, as the page does."""
     for key, kind in _SOURCE.items():
         if not isinstance(source.get(key), kind):
             raise EvaluationError(
-                f"expected results that say of what {key} their features are, found "
-                "none of them; evaluate anew"
+                f"expected results that record the {key} of their features, found none "
+                "of them; evaluate anew"
             )
 
 
 def _tempered(
     results: Path, record: dict[str, Any]
 ) -> list[tuple[float, dict[str, Any]]]:
-    """Find results of the same images and net at other temperatures."""
+    """Find results of the same images and the same net at other temperatures."""
     found = {}
     for path in sorted(results.glob("*/results.json")):
         other = read_record(path.parent)
@@ -130,7 +127,7 @@ def _tempered(
 
 
 def _commands(record: dict[str, Any]) -> list[str]:
-    """Write the commands that make such results."""
+    """Write the commands that make these results."""
     source = record["source"]
     file = Path(record["features_file"]).name
     storage = [

@@ -1,7 +1,7 @@
-"""Plots as SVG, by Matplotlib.
+"""The plots of a report, as SVG files made by Matplotlib.
 
-In go numbers, out comes the text of an SVG file. Text stays text, there is no clock
-time in it, and `for_page` makes its colours those of the page around it, light or dark.
+Their text stays text, and they hold no clock time. `for_page` gives them the colours of
+the page around them, light or dark.
 """
 
 from __future__ import annotations
@@ -23,22 +23,15 @@ from fishing.report.statistics import Curve, Grams
 
 INK, MUTED, RULE = "#1b1e23", "#6a717b", "#d9dce1"
 
-#: Activations are blue, their sums green, gradients red.
+#: Activations are blue, their sums green, gradients red; from the logits down.
 COLOURS = {
-    "x5": "#7cb5e0",
-    "x6": "#4a94d0",
-    "x7": "#2368a8",
-    "y8": "#5b5fc0",
-    "x8": "#9a86cf",
-    "x5+x6": "#86bf7f",
-    "x6+x7": "#4f9e68",
-    "x7+y8": "#2f7f73",
-    "dW6": "#eda33b",
-    "dW7": "#d4512b",
-    "dW8": "#a83a6b",
+    **{"x8": "#9a86cf", "y8": "#5b5fc0"},
+    **{"x7": "#2368a8", "x6": "#4a94d0", "x5": "#7cb5e0", "x4": "#a3cbe8"},
+    **{"x7+y8": "#2f7f73", "x6+x7": "#4f9e68", "x5+x6": "#86bf7f", "x4+x5": "#a9c98a"},
+    **{"dW8": "#a83a6b", "dW7": "#d4512b", "dW6": "#eda33b", "dW5": "#d9bd4c"},
 }
 _WIDTH = 4.9  # inches; about that of a phone, at 72 pixels an inch
-_OTHER = "#857b70"  # features outside of table 1
+_OTHER = "#857b70"  # other features
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text is set in the page's own font
@@ -76,11 +69,11 @@ def colour(feature: str) -> str:
 
 
 def precision_recall_plot(curves: Mapping[str, Curve]) -> str:
-    """Draw the curves of one class over each other; each has the id curve-<feature>."""
+    """Draw the curves of one class over each other, with ids ``curve-<feature>``."""
     with mpl.rc_context(_STYLE):
         figure, ax = _figure(_WIDTH, 3.6)
         for feature, (recall, precision) in curves.items():
-            # From the left edge on: the first image found stands for all before it.
+            # From the left edge on, with the precision at the first image found.
             (line,) = ax.plot(
                 np.concatenate([[0.0], recall]),
                 np.concatenate([precision[:1], precision]),
@@ -95,7 +88,7 @@ def precision_recall_plot(curves: Mapping[str, Curve]) -> str:
 
 
 def difference_plot(differences: Mapping[str, float], label: str) -> str:
-    """Draw differences by class as bars, the largest first, in points of per cent."""
+    """Draw differences by class as bars, the largest on top, in percentage points."""
     ordered = sorted(differences.items(), key=lambda item: item[1])
     values = np.array([100 * value for _, value in ordered])
     with mpl.rc_context(_STYLE):
@@ -145,7 +138,7 @@ def temperature_plot(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     level: tuple[str, float] | None,
 ) -> str:
-    """Draw mAP over tau, by feature, and the level of one without a temperature."""
+    """Draw mAP over tau by feature, and the level of one that has no temperature."""
     taus = sorted({tau for points in curves.values() for tau, _ in points})
     with mpl.rc_context(_STYLE):
         figure, ax = _figure(_WIDTH, 3.3)
@@ -181,7 +174,7 @@ def temperature_plot(
 
 
 def norms_plot(norms: Mapping[str, NDArray[np.float64]]) -> str:
-    """Draw how norms are distributed, on a logarithmic axis; zeros are left out."""
+    """Draw the distributions of norms on a logarithmic axis, without zeros."""
     positive = {name: values[values > 0] for name, values in norms.items()}
     everything = np.concatenate(list(positive.values()))
     low, high = (everything.min(), everything.max()) if everything.size else (1, 1)
@@ -212,15 +205,15 @@ def for_page(svg: str, name: str, title: str) -> str:
     ----------
     svg : str
     name : str
-        Put before each id, so that no two plots of a page share one.
+        The prefix of each id, so that no two plots of a page share one.
     title : str
-        What a reader that does not see the plot is told.
+        The description for readers who do not see the plot.
 
     Returns
     -------
     str
-        The element alone; colours are the variables of the page, such as
-        ``var(--ink)``, and those of features ``var(--dW7)``.
+        The element ``svg``. Its colours are variables of the page, such as
+        ``var(--ink)``, and ``var(--dW7)`` for features.
     """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)

@@ -1,8 +1,4 @@
-"""What the page of a report says and shows, gathered for its template.
-
-In go a record of results, rankings and the features of the test split, out come the
-variables of page.html.j2.
-"""
+"""The sections of a report's page: the variables of its template, page.html.j2."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fishing.kernels import GRADIENTS, main_feature, parse_feature
 from fishing.paper import is_in_paper, paper_figures, paper_source
 from fishing.progress import Progress, silent
 from fishing.report.plots import (
@@ -23,7 +20,6 @@ from fishing.report.plots import (
     temperature_plot,
 )
 from fishing.report.statistics import (
-    GRADIENTS,
     Ranked,
     class_grams,
     compared,
@@ -37,22 +33,22 @@ from fishing.store import Split
 _TOP, _MOVED = 12, 6  # images of a ranking, and of those that moved
 
 
-class Contents:
-    """What the template lays out, and the plots in it.
+class Sections:
+    """The sections of one page, and the plots in it.
 
     Parameters
     ----------
     record : dict
-        As in `fishing.evaluate.evaluation.Evaluation.record`.
+        The record of `fishing.evaluate.Evaluation`.
     ranked : Ranked
     testing : Split
-        The test split, as long as its file is open.
+        The test split. Its file must be open.
     thumbnails : Thumbnails
 
     Attributes
     ----------
     plots : dict of str to str
-        By name, the text of the SVG files of the page.
+        The text of the page's SVG files, by name.
     """
 
     def __init__(
@@ -65,7 +61,7 @@ class Contents:
         self.record = record
         self.results: dict[str, Any] = self.record["features"]
         self.ranked, self.testing, self.thumbnails = ranked, testing, thumbnails
-        self.baseline, self.challenger = compared(self.results)
+        self.baseline, self.challenger = compared(self.results, testing.blobs)
         self.plots: dict[str, str] = {}
 
     def variables(
@@ -73,12 +69,12 @@ class Contents:
         tempered: Sequence[tuple[float, dict[str, Any]]],
         progress: Progress = silent,
     ) -> dict[str, Any]:
-        """Gather the variables of the template.
+        """Make the variables of the template.
 
         Parameters
         ----------
         tempered : sequence of (float, dict)
-            Other temperatures, and the records of their results.
+            Other temperatures, and the records of the results at them.
         progress : Progress
             Counts classes.
         """
@@ -122,11 +118,7 @@ class Contents:
             "colours": COLOURS,
             "grams": self._grams(measured),
             "temperatures": self._temperatures(tempered),
-            "norms": self._plot(
-                "norms",
-                norms_plot(gradient_norms(self.testing)),
-                "Distribution of the norms of the gradients",
-            ),
+            "norms": self._norms(),
             "thumbnails": self.thumbnails.sources,
             "has_images": bool(self.thumbnails.name),
         }
@@ -134,7 +126,7 @@ class Contents:
     def _plot(self, name: str, svg: str, title: str) -> Markup:
         """Keep a plot as a file, and make it part of the page."""
         self.plots[name] = svg
-        # Matplotlib escapes what it writes, for_page the title.
+        # Matplotlib escapes its text, and for_page the title.
         return Markup(for_page(svg, name, title))
 
     def _in_paper(self) -> bool:
@@ -150,7 +142,7 @@ class Contents:
         return {name: a[name] - b[name] for name in classes}
 
     def _means(self) -> list[dict[str, Any]]:
-        """Lines of table 1 (left)."""
+        """Make the lines of table 1 (left)."""
         paper = paper_figures(self.testing.devkit, self.record["source"]["net"]).mean
         base = self.results[self.baseline]["mAP"]
         best = max(result["mAP"] for result in self.results.values())
@@ -168,7 +160,7 @@ class Contents:
         ]
 
     def _by_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
-        """Lines of the table by class."""
+        """Make the lines of the table by class."""
         paper = paper_figures(self.testing.devkit, self.record["source"]["net"])
         lines = []
         for name in classes:
@@ -188,7 +180,7 @@ class Contents:
         return lines
 
     def _class(self, name: str) -> dict[str, Any]:
-        """Curves and rankings of one class."""
+        """Make the curves and rankings of one class."""
         column = self.ranked.classes.index(name)
         number = self.record["classes"].index(name)
         curves = {f: curve(self.ranked, f, column) for f in self.results}
@@ -235,8 +227,12 @@ class Contents:
         }
 
     def _grams(self, classes: Sequence[str]) -> dict[str, Any] | None:
-        """Draw the Gram matrices, where there are images to compare."""
-        feature = self.challenger if self.challenger in GRADIENTS else "dW7"
+        """Draw the Gram matrices of a gradient, if there are images to compare."""
+        feature = self.challenger
+        if feature not in GRADIENTS:
+            feature = main_feature(self.testing.blobs)
+        if feature not in GRADIENTS:
+            return None
         grams = class_grams(self.testing, classes, feature)
         if len(grams.parts["product"]) < 2:
             return None
@@ -252,18 +248,27 @@ class Contents:
                     "other": other,
                 }
             )
+        ((forward, backward),) = parse_feature(feature)
         return {
             "feature": feature,
-            "forward": f"x{int(feature[2:]) - 1}",
-            "backward": f"dE/dy{feature[2:]}",
+            "forward": forward.removeprefix("forward/"),
+            "backward": f"dE/d{backward.removeprefix('backward/')}",
             "n_images": len(grams.parts["product"]),
             "parts": parts,
         }
 
+    def _norms(self) -> Markup | None:
+        """Draw the norms of the gradients, if there are any."""
+        norms = gradient_norms(self.testing)
+        if not norms:
+            return None
+        title = "Distribution of the norms of the gradients"
+        return self._plot("norms", norms_plot(norms), title)
+
     def _temperatures(
         self, tempered: Sequence[tuple[float, dict[str, Any]]]
     ) -> Markup | None:
-        """Draw mAP over tau, if there are results of several."""
+        """Draw mAP over tau, if there are results at several temperatures."""
         if not tempered:
             return None
         points = [(self.record["source"]["temperature"], self.record), *tempered]

@@ -1,25 +1,24 @@
-"""What a page has to say of one evaluation, in numbers.
-
-In go the results and the features file that they were computed from, out come curves,
-rankings, Gram matrices and norms.
-"""
+"""The numbers of a report: rankings, curves, Gram matrices and norms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.preprocessing import normalize
 
 from fishing.errors import EvaluationError
-from fishing.evaluate import Evaluation, all_labels, precision_recall
-from fishing.kernels.features import FACTORS
-from fishing.kernels.gram_matrices import row_blocks
+from fishing.evaluate import Evaluation, all_ids, all_labels, precision_recall
+from fishing.kernels import (
+    GRADIENTS,
+    UnitRows,
+    available_features,
+    gram_products,
+    main_feature,
+    parse_feature,
+)
 from fishing.store import Rows, Split
-
-GRADIENTS = ("dW6", "dW7", "dW8")
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -44,7 +43,7 @@ class Ranked:
     scores: dict[str, NDArray[np.float64]]
 
     def order(self, feature: str, column: int) -> NDArray[np.int64]:
-        """Rank the images of one class, surest first, without the difficult ones."""
+        """Rank the images of one class, best first, without the difficult ones."""
         kept = np.flatnonzero(self.labels[:, column] != 0)
         scores = self.scores[feature][kept, column]
         return kept[np.argsort(-scores, kind="stable")]
@@ -56,14 +55,14 @@ def rank(evaluation: Evaluation, testing: Split) -> Ranked:
     Parameters
     ----------
     evaluation : Evaluation
-        As `fishing.evaluate.read_results` gives it: only the images with a score.
+        As `fishing.evaluate.read_results` returns it: only the images with a score.
     testing : Split
         The test split of the features file.
 
     Raises
     ------
     EvaluationError
-        If the images or classes are not those of the split.
+        If the images or the scores do not fit the split.
     """
     record = evaluation.record
     name, classes = record["test"], tuple(record["classes"])
@@ -72,7 +71,7 @@ def rank(evaluation: Evaluation, testing: Split) -> Ranked:
             "expected the features that were evaluated, found another list of "
             f"'{name}'; evaluate them anew, or name the right file with --features"
         )
-    image_id, labels = all_labels(testing, name, classes)
+    image_id, labels = all_ids(testing), all_labels(testing, name, classes)
     for feature, result in record["features"].items():
         for j, other in enumerate(classes):
             if result["AP"][other] is not None and not (
@@ -99,7 +98,7 @@ def rank(evaluation: Evaluation, testing: Split) -> Ranked:
 
 
 def curve(ranked: Ranked, feature: str, column: int) -> Curve:
-    """Recall and precision at each image of a class that the ranking finds."""
+    """Compute recall and precision at each image of a class that a ranking finds."""
     recall, precision = precision_recall(
         ranked.labels[:, column], ranked.scores[feature][:, column]
     )
@@ -109,7 +108,7 @@ def curve(ranked: Ranked, feature: str, column: int) -> Curve:
 
 @dataclass(frozen=True)
 class Move:
-    """How the rank of an image differs between two features; ranks count from 1."""
+    """The ranks of an image by two features, counted from 1."""
 
     image: int  # its place in the list
     before: int
@@ -124,7 +123,7 @@ def moves(
     Returns
     -------
     gained, lost : list of Move
-        At most `n` each, the largest differences first.
+        At most `n` each, the largest moves first.
     """
     before, after = (
         {int(image): place for place, image in enumerate(ranked.order(f, column), 1)}
@@ -156,9 +155,9 @@ class Grams:
     parts: dict[str, NDArray[np.float32]]
 
     def contrast(self, part: str) -> tuple[float | None, float | None]:
-        """Mean similarity of two images of one class, and of two classes.
+        """Average the similarity of two images of one class, and of two classes.
 
-        None where there are no such two.
+        An average is None if there are no such images.
         """
         K = self.parts[part]
         owner = np.zeros(len(K), int)
@@ -180,11 +179,11 @@ def class_grams(
     split : Split
         With labels.
     classes : sequence of str
-        In the order wanted; an image of several stands with the first.
+        Their order in the matrices. An image of several classes belongs to the first.
     feature : str
-        ``dW6``, ``dW7`` or ``dW8``.
+        A gradient, such as ``dW7``.
     n_images : int
-        About as many are taken, the first of each class.
+        About how many images to take, the first ones of each class.
     """
     labels = np.zeros((len(split), 0)) if split.labels is None else split.labels
     per_class = max(2, n_images // max(1, len(classes)))
@@ -198,8 +197,10 @@ def class_grams(
         if new:
             start[name] = len(taken)
             taken += new
+    ((forward_blob, backward_blob),) = parse_feature(feature)
     forward, backward = (
-        _cosines(_taken(split.blobs[blob], taken)) for blob in FACTORS[feature]
+        _gram(_taken(split.blobs[blob], taken), blob)
+        for blob in (forward_blob, backward_blob)
     )
     return Grams(
         start, {"forward": forward, "backward": backward, "product": forward * backward}
@@ -207,48 +208,59 @@ def class_grams(
 
 
 def gradient_norms(split: Split) -> dict[str, NDArray[np.float64]]:
-    """Frobenius norms of dE/dW_k: of the rank-1 matrix x g^T it is ||x|| ||g||.
+    """Compute the Frobenius norms of dE/dW_k: ||x|| ||g|| for the rank-1 matrix x g^T.
 
     Returns
     -------
     dict of str to ndarray of float64, shape (n,)
-        By ``dW6``, ``dW7`` and ``dW8``.
+        By gradient, such as ``dW7``, for those that the split has.
     """
-    return {
-        feature: np.prod([_norms(split, blob) for blob in FACTORS[feature]], axis=0)
-        for feature in GRADIENTS
-    }
+    norms = {}
+    for feature in available_features(split.blobs):
+        if feature in GRADIENTS:
+            (blobs,) = parse_feature(feature)
+            factors = [UnitRows(split.blobs[blob], blob).norms for blob in blobs]
+            norms[feature] = np.prod(factors, axis=0)
+    return norms
 
 
-def compared(features: Mapping[str, object]) -> tuple[str, str]:
-    """Choose the two features that a page compares: x7 and dW7 where they are there."""
+def compared(features: Iterable[str], blobs: Iterable[str]) -> tuple[str, str]:
+    """Choose the two features that a page compares.
+
+    Parameters
+    ----------
+    features : iterable of str
+        Those that were evaluated, at least one.
+    blobs : iterable of str
+        Those of the features file.
+
+    Returns
+    -------
+    baseline, challenger : str
+        x7 and the deepest gradient but one, if they are there.
+
+    Examples
+    --------
+    >>> from fishing.nets import BLOBS
+    >>> compared(["x6", "x7", "dW6", "dW7"], BLOBS)
+    ('x7', 'dW7')
+    """
     names = list(features)
     baseline = "x7" if "x7" in names else names[0]
     others = [name for name in names if name != baseline] or [baseline]
     gradients = [name for name in others if name in GRADIENTS] or others
-    return baseline, "dW7" if "dW7" in others else gradients[0]
+    main = main_feature(list(blobs))
+    return baseline, main if main in others else gradients[0]
 
 
-def _taken(rows: Rows, taken: Sequence[int]) -> NDArray[np.float64]:
+def _taken(rows: Rows, taken: Sequence[int]) -> NDArray[np.float32]:
     """Read some rows."""
-    values = np.empty((len(taken), rows.shape[1]))
+    values = np.empty((len(taken), rows.shape[1]), np.float32)
     for place, i in enumerate(taken):
         values[place] = rows[i : i + 1][0]
     return values
 
 
-def _cosines(rows: NDArray[np.float64]) -> NDArray[np.float32]:
-    unit = normalize(rows) if len(rows) else rows
-    return np.asarray(unit @ unit.T, np.float32)
-
-
-def _norms(split: Split, blob: str) -> NDArray[np.float64]:
-    rows = split.blobs[blob]
-    return np.concatenate([*_block_norms(rows[b] for b in row_blocks(len(split)))])
-
-
-def _block_norms(
-    blocks: Iterator[NDArray[np.float32]],
-) -> Iterator[NDArray[np.float64]]:
-    for block in blocks:
-        yield np.linalg.norm(block.astype(np.float64), axis=1)
+def _gram(rows: NDArray[np.float32], blob: str) -> NDArray[np.float32]:
+    unit = UnitRows(rows, blob)
+    return gram_products(unit, unit)[0]

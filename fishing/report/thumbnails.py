@@ -1,7 +1,4 @@
-"""Small pictures of images, for a page to hold within itself.
-
-In goes a data set, out come data URLs of JPEG files.
-"""
+"""Small pictures of images, as data URLs that a page holds within itself."""
 
 from __future__ import annotations
 
@@ -19,20 +16,21 @@ _QUALITY = 80
 
 
 class Thumbnails:
-    """The pictures that a page shows, each made when it is asked for, and kept once.
+    """The pictures that a page shows; each is made once, when it is asked for.
 
     Parameters
     ----------
     image_id : sequence of str
-        All images of the split, those that could not be read in their places.
+        All images of the split, in the order of its list.
     split : str
     data : Path or None
-        As for `fishing.images.read_splits`; without it there are no pictures.
+        The data set, as for `fishing.images.read_splits`. Without one there are no
+        pictures.
 
     Attributes
     ----------
     name : str
-        Of the data set, empty without one.
+        The name of the data set; empty without one.
     sources : dict of str to str
         Data URLs by key, of the pictures made so far.
 
@@ -57,7 +55,7 @@ class Thumbnails:
             self.name, self._paths = data.resolve().name, images.path
 
     def __call__(self, image: int) -> str | None:
-        """Make the picture of one image: the square that the net sees.
+        """Make the picture of one image, which is the square that the net sees.
 
         Parameters
         ----------
@@ -67,7 +65,7 @@ class Thumbnails:
         Returns
         -------
         str or None
-            Its key in `sources`; None where there is no picture.
+            Its key in `sources`; None if there is no picture.
         """
         if not self._paths:
             return None

@@ -1,7 +1,4 @@
-"""Contact sheets: what a search found, as one picture.
-
-In go neighbours and the folder of their images, out comes an image file.
-"""
+"""Contact sheets: what a search found, as one picture."""
 
 from __future__ import annotations
 
@@ -32,18 +29,18 @@ def write_sheet(
     Parameters
     ----------
     output : Path
-        The picture to write; its suffix says of which kind.
+        The picture to write. Its suffix chooses the format.
     query : Path
-        Image file of the query.
+        The image file of the query.
     found : mapping of str to sequence of Neighbour
-        By feature, as `fishing.search.search_photo` gives them.
+        By feature, as `fishing.search.search_photo` returns them.
     data : Path
         The devkit or folder of images that the features were extracted from.
 
     Returns
     -------
     Path
-        Of the picture.
+        The picture.
 
     Raises
     ------
@@ -78,7 +75,7 @@ def write_sheet(
 
 
 def _tile(path: Path) -> Image.Image | None:
-    """Read an image and shrink it into a square; None where it cannot be read."""
+    """Read an image and fit it into a square; return None if it cannot be read."""
     try:
         image = Image.fromarray(cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB))
     except ImageError:
@@ -94,7 +91,7 @@ def _draw(
     tile: Image.Image | None,
     caption: Sequence[str],
 ) -> None:
-    """Put a tile and the lines below it in their place."""
+    """Draw a tile and the lines below it."""
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     left, top = place
     if tile is None:
@@ -110,7 +107,7 @@ def _draw(
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Cut a caption to the width of a tile, its end kept: names differ there."""
+    """Cut a caption to the width of a tile; keep its end, where names differ."""
     if font.getlength(text) <= _SIDE:
         return text
     while text and font.getlength("…" + text) > _SIDE:
@@ -119,7 +116,7 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> s
 
 
 def _save(sheet: Image.Image, output: Path) -> Path:
-    """Write the picture; its suffix says in which format."""
+    """Write the picture in the format that its suffix names."""
     try:
         with whole_file(output) as unfinished:
             sheet.save(unfinished)

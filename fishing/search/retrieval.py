@@ -1,7 +1,4 @@
-"""Retrieval: every image of a split as a query, and how good the rankings are.
-
-In goes a labelled split of a features file, out comes mean average precision.
-"""
+"""The quality of retrieval: each image of a split is a query for the others."""
 
 from __future__ import annotations
 
@@ -13,8 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import EvaluationError
-from fishing.evaluate import average_precision
-from fishing.kernels import FEATURES, feature_factors, kernel_between
+from fishing.evaluate import average_precision, required_labels
+from fishing.kernels import (
+    Kernel,
+    Kernels,
+    choose_features,
+    feature_blobs,
+    in_order_of_depth,
+)
 from fishing.kernels.gram_matrices import row_blocks
 from fishing.progress import Progress, silent
 from fishing.store import FeaturesFile
@@ -23,16 +26,16 @@ from fishing.store import FeaturesFile
 def evaluate_retrieval(
     path: Path,
     split: str = "test",
-    features: Sequence[str] = FEATURES,
+    features: Sequence[str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Rank the images of a split by their kernel with each one of them.
 
-    Each image is a query, itself left out of its ranking. Relevant are the images that
-    share a class with it; those that may share one, since one of the two is labelled
-    difficult, are left out. A query without a relevant image is left out. Average
-    precision is the mean over the relevant images of the precision at their ranks;
-    equal similarities keep the order of the file.
+    Each image is a query, and left out of its own ranking. The images that share a
+    class with it are relevant. Images that may share a class with it, because one of
+    the two is labelled difficult, are left out, and so is a query without a relevant
+    image. Average precision is the mean over the relevant images of the precision at
+    their ranks; equal similarities keep the order of the file.
 
     Parameters
     ----------
@@ -41,7 +44,7 @@ def evaluate_retrieval(
     split : str
         A labelled split of it.
     features : sequence of str
-        By default the eleven of the paper's table 1.
+        By default, all features that the file has, in the order of the paper's table 1.
     progress : Progress
         Counts features.
 
@@ -57,34 +60,28 @@ def evaluate_retrieval(
     StoreError
         If the file is missing or lacks the split.
     EvaluationError
-        If there are no labels, no two images share a class, or a feature is unknown.
+        If there are no labels, if no two images share a class, or if the file lacks a
+        feature.
     """
     with FeaturesFile(path) as file:
         images = file.split(split)
-        if images.labels is None:
-            raise EvaluationError(
-                f"expected labels in split '{split}', found none; only labelled splits "
-                "can be evaluated"
-            )
-        relevance = _relevance(images.labels)
+        chosen = choose_features(features, images.blobs)
+        labels = required_labels(images.labels, split)
+        relevance = _relevance(labels)
         queries = np.asarray((relevance > 0).any(axis=1))
         if not queries.any():
             raise EvaluationError(
                 f"{path}: expected two images of one class in '{split}', found none"
             )
-        results = {}
-        for done, feature in enumerate(dict.fromkeys(features)):
-            progress(feature, done, len(features), "features")
-            factors = feature_factors(feature, images)
-            kernel = kernel_between(factors, factors)
-            ap = np.full(len(images), np.nan)
-            for block in row_blocks(len(images)):
-                scores = kernel[block]
-                for i in np.flatnonzero(queries[block]):
-                    row = block.start + i
-                    ap[row] = average_precision(relevance[row], scores[i])
-            results[feature] = _means(ap, images.labels, images.classes)
-        progress(feature, len(features), len(features), "features")
+        kernels, order = Kernels(images, images), in_order_of_depth(chosen)
+        results: dict[str, Any] = dict.fromkeys(chosen)
+        for done, feature in enumerate(order):
+            kernels.keep(set().union(*map(feature_blobs, order[done:])))
+            progress(feature, done, len(order), "features")
+            kernel, _ = kernels.by_rows(feature)
+            ap = _average_precisions(kernel, relevance, queries)
+            results[feature] = _means(ap, labels, images.classes)
+        progress(order[-1], len(order), len(order), "features")
         return {
             "split": split,
             "n_queries": int(queries.sum()),
@@ -94,10 +91,23 @@ def evaluate_retrieval(
         }
 
 
-def _relevance(labels: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Say of each image, as a row, which others are relevant; shape (n, n).
+def _average_precisions(
+    kernel: Kernel, relevance: NDArray[np.int8], queries: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Measure the ranking of each query; NaN for an image that is none."""
+    ap = np.full(len(queries), np.nan)
+    for block in row_blocks(len(queries)):
+        scores = kernel[block]
+        for i in np.flatnonzero(queries[block]):
+            row = block.start + i
+            ap[row] = average_precision(relevance[row], scores[i])
+    return ap
 
-    1 relevant, -1 not, 0 neither.
+
+def _relevance(labels: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Find which images, as columns, are relevant to each image, a row; shape (n, n).
+
+    1 means relevant, -1 not relevant, and 0 neither.
     """
     is_, may_be = (labels > 0).astype(np.float32), (labels >= 0).astype(np.float32)
     relevance = np.full((len(labels), len(labels)), -1, np.int8)

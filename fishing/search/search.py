@@ -1,28 +1,33 @@
-"""Search: the images of a features file that are nearest to one image.
+"""The images of a features file that are nearest to a photo or to one of themselves.
 
-In goes a photo or the id of an image of the file, out come its nearest neighbours under
-the kernels of some features: all images are compared, in one pass over the file, a few
-hundred rows at a time.
+All images are compared with the query by the kernels of some features, in one pass over
+the file and a few hundred rows at a time.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fishing.errors import EvaluationError, StoreError
 from fishing.extract import compute_blobs
 from fishing.images import Preprocess
-from fishing.kernels import feature_blobs, gram
+from fishing.kernels import (
+    UnitRows,
+    choose_features,
+    feature_blobs,
+    feature_kernel,
+    gram_products,
+    main_feature,
+)
 from fishing.kernels.gram_matrices import row_blocks
 from fishing.nets import NetSpec, recorded_net
 from fishing.progress import Progress, silent
-from fishing.store import FeaturesFile, Rows, Split
+from fishing.store import ExtractionSettings, FeaturesFile, Rows, Split
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +41,9 @@ class Neighbour:
     image_id, split : str
         Where it is in the file.
     similarity : float
-        The kernel of the two images: 1 for equal features up to scale.
+        The kernel of the two images: 1 if their features are equal up to scale.
     classes : tuple of str
-        Those that it is a positive of.
+        The classes that it is a positive of.
     """
 
     image_id: str
@@ -50,7 +55,7 @@ class Neighbour:
 def search_photo(
     path: Path,
     photo: Path,
-    features: Sequence[str] = ("dW7",),
+    features: Sequence[str] = (),
     k: int = 10,
     *,
     splits: Sequence[str] = (),
@@ -61,7 +66,7 @@ def search_photo(
     """Find the images of a features file that are nearest to a photo.
 
     The photo goes through the net, preprocessing, backend and temperature that the file
-    was made with, and on a GPU through TF32 if the file was.
+    was made with, and on a GPU through TF32 if the file did.
 
     Parameters
     ----------
@@ -70,23 +75,24 @@ def search_photo(
     photo : Path
         An image file.
     features : sequence of str
-        Such as ``x7`` or ``dW7``.
+        Such as ``x7`` or ``dW7``. By default, the file's deepest gradient but one: dW7
+        if the net has three inner products.
     k : int
-        How many to find.
+        How many images to find.
     splits : sequence of str
-        Where to look; by default in all splits.
+        Where to look. By default, in all splits.
     spec : NetSpec, optional
-        The net of the file; by default the one of models/ that it names.
+        The net of the file. By default, the one under models/ that the file names.
     device : str
-        ``cpu`` or ``gpu:N``, for the photo.
+        ``cpu`` or ``gpu:N``; where the photo goes through the net.
     progress : Progress
         Counts the images of each split.
 
     Returns
     -------
     dict of str to list of Neighbour
-        By feature, the nearest first; equal ones in the order of the file. An image
-        that is in several splits is listed once.
+        By feature, the nearest first. Equally near ones keep the order of the file. An
+        image that is in several splits is listed once.
 
     Raises
     ------
@@ -95,10 +101,10 @@ def search_photo(
     DataError
         If the photo cannot be read.
     EvaluationError
-        If a feature is unknown, or k is not positive.
+        If the file lacks a feature, or k is not positive.
     """
     with FeaturesFile(path) as file:
-        chosen = _check(file, features, k, splits)
+        chosen, names = _choose(file, features, k, splits)
         spec = recorded_net(file.settings, file.path, spec)
         expected = file.settings["preprocess"]
         found = Preprocess(spec.input_size, spec.mean).describe()
@@ -115,21 +121,20 @@ def search_photo(
                 "computes it as the file was",
                 path,
             )
-        query = compute_blobs(
+        settings = ExtractionSettings(
             spec,
-            [photo],
             backend=str(file.settings["backend"]),
-            device=device,
             temperature=float(file.settings["temperature"]),
             tf32=tf32 and device != "cpu",
         )
-        return _nearest(query, features, k, chosen, (), progress)
+        query = compute_blobs(settings, [photo], device=device)
+        return _nearest(query, names, k, chosen, (), progress)
 
 
 def search_id(
     path: Path,
     image_id: str,
-    features: Sequence[str] = ("dW7",),
+    features: Sequence[str] = (),
     k: int = 10,
     *,
     splits: Sequence[str] = (),
@@ -137,23 +142,22 @@ def search_id(
 ) -> dict[str, list[Neighbour]]:
     """Find the images of a features file that are nearest to one of its own.
 
-    That image itself, by its id, is left out. Parameters and Returns are those of
-    `search_photo`.
+    The image itself is left out. Parameters and Returns are those of `search_photo`.
 
     Raises
     ------
     StoreError
         If the file is missing, or lacks a split or the image.
     EvaluationError
-        If a feature is unknown, or k is not positive.
+        If the file lacks a feature, or k is not positive.
     """
     with FeaturesFile(path) as file:
-        chosen = _check(file, features, k, splits)
+        chosen, names = _choose(file, features, k, splits)
         for name, split in file.splits.items():
             if image_id in split.image_id:
                 i = split.image_id.index(image_id)
                 query = {blob: rows[i : i + 1] for blob, rows in split.blobs.items()}
-                return _nearest(query, features, k, chosen, (image_id,), progress)
+                return _nearest(query, names, k, chosen, (image_id,), progress)
             if image_id in split.failed_id:
                 raise StoreError(
                     f"{path}: expected a row of '{image_id}', found that it could not "
@@ -165,15 +169,15 @@ def search_id(
     )
 
 
-def _check(
+def _choose(
     file: FeaturesFile, features: Sequence[str], k: int, splits: Sequence[str]
-) -> dict[str, Split]:
-    """Refuse what cannot be searched; return the splits to search."""
+) -> tuple[dict[str, Split], list[str]]:
+    """Choose the splits and the features; refuse what cannot be searched."""
     if k < 1:
         raise EvaluationError(f"expected k of 1 or more, found {k}")
-    for feature in features:
-        feature_blobs(feature)
-    return {name: file.split(name) for name in splits or file.splits}
+    chosen = {name: file.split(name) for name in splits or file.splits}
+    blobs = next(iter(file.splits.values())).blobs
+    return chosen, choose_features(features or [main_feature(blobs)], blobs)
 
 
 def _nearest(
@@ -184,34 +188,32 @@ def _nearest(
     left_out: Sequence[str],
     progress: Progress,
 ) -> dict[str, list[Neighbour]]:
-    """Keep the k best of each feature while the file goes by."""
+    """Keep the k best of each feature while the file goes by, each row read once."""
+    blobs = set().union(*map(feature_blobs, features))
+    ours = {blob: UnitRows(query[blob], blob).checked() for blob in sorted(blobs)}
     best: dict[str, list[Neighbour]] = {feature: [] for feature in features}
     seen = set(left_out)
     for name, split in splits.items():
-        for block, rows in _blocks(split, set().union(*map(feature_blobs, features))):
+        for block in row_blocks(len(split)):
+            grams = {}
+            for blob, row in ours.items():
+                theirs = UnitRows(split.blobs[blob][block], blob)
+                (grams[blob],) = gram_products(theirs, row)
             ids = split.image_id[block]
             fresh = np.array([image_id not in seen for image_id in ids])
             seen.update(ids)
             for feature in features:
-                similarity = gram(feature, query, rows)[0]
+                similarity = feature_kernel(feature, grams)[:][0]
                 order = np.argsort(-similarity, kind="stable")
                 found = [
                     _neighbour(split, name, block.start + j, similarity[j])
                     for j in order[fresh[order]][:k]
                 ]
-                # Sorting is stable: of equal ones the first in the file stays first.
+                # Sorting is stable: of equal ones, the first in the file stays first.
                 merged = sorted(best[feature] + found, key=lambda n: -n.similarity)
                 best[feature] = merged[:k]
             progress(name, block.stop, len(split), "images")
     return best
-
-
-def _blocks(
-    split: Split, blobs: set[str]
-) -> Iterator[tuple[slice, dict[str, NDArray[np.float32]]]]:
-    """Read the rows of some blobs, a few at a time and each once."""
-    for block in row_blocks(len(split)):
-        yield block, {blob: split.blobs[blob][block] for blob in blobs}
 
 
 def _neighbour(split: Split, name: str, i: int, similarity: float) -> Neighbour:
@@ -226,12 +228,12 @@ def format_neighbours(found: Mapping[str, Sequence[Neighbour]]) -> str:
     Parameters
     ----------
     found : mapping of str to sequence of Neighbour
-        By feature, as `fishing.search.search_photo` gives them.
+        By feature, as `fishing.search.search_photo` returns them.
 
     Returns
     -------
     str
-        Without a line end at its end.
+        The tables, without a newline at their end.
 
     Examples
     --------
@@ -251,7 +253,7 @@ def format_neighbours(found: Mapping[str, Sequence[Neighbour]]) -> str:
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Put cells below those of other rows, the numbers (two columns) to the right."""
+    """Align cells with those of other rows, the numbers of two columns to the right."""
     return "  ".join(
         f"{cell:>{width}}" if i < 2 else f"{cell:<{width}}"
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))

@@ -1,8 +1,8 @@
-"""Beyond the paper: fusion, tau, label, power, Fisher information and C, measured.
+"""Experiments beyond the paper: fusion, tau, label, power, Fisher information and C.
 
-On the photographs of Caltech-101 and on those that ship with the project, each drawn
-anew ten times. Prints the tables of docs/beyond.md; draws that were measured before are
-taken from the output folder.
+They run on the photographs of Caltech-101 and on those that come with libraries, each
+drawn anew ten times. Prints the tables of docs/beyond.md; draws that were measured
+before are taken from the output folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fishing.evaluate import average_precision_11point, decision_function
 from fishing.extract import extract
 from fishing.extract.head_gradient import Step, gradient, read_steps
 from fishing.images import read_splits, write_photographs
-from fishing.kernels import FEATURES, gram
+from fishing.kernels import FEATURES, gram, parse_feature
 from fishing.nets import BLOBS, load_net
 from fishing.store import ExtractionSettings, FeaturesFile
 
@@ -69,7 +69,7 @@ def main() -> None:
 def _measured(
     folder: Path, file: str, name: str, draws: Callable[[Path], Iterator[Draw]]
 ) -> list[Figures]:
-    """Run one experiment on all draws, but for those on which that was done before."""
+    """Run one experiment on all draws on which it was not run before."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file
     figures: list[Figures] = json.loads(path.read_text()) if path.is_file() else []
@@ -197,7 +197,7 @@ def _choice_of_c(draw: Draw) -> Figures:
 
 
 def _together(draw: Draw) -> Figures:
-    """Ask whether what helps by itself adds up."""
+    """Measure whether what helps by itself adds up."""
     soft = _tempered(draw, 8)
     return {
         "dW7, as it is": _mean_ap(draw, gram("dW7", draw.blobs)),
@@ -218,11 +218,7 @@ EXPERIMENTS: dict[str, Callable[[Draw], Figures]] = {
     "together": _together,
 }
 _BACKWARD = ("backward/y8", "backward/y7", "backward/y6")
-_PAIRS = {
-    "dW6": ("forward/x5", "backward/y6"),
-    "dW7": ("forward/x6", "backward/y7"),
-    "dW8": ("forward/x7", "backward/y8"),
-}
+_PAIRS = {name: parse_feature(name)[0] for name in GRADIENTS}
 
 
 def _mean_ap(draw: Draw, K: NDArray[np.float64], C: float = 1.0) -> float:
@@ -251,8 +247,8 @@ def _back(draw: Draw, g: Array) -> Blobs:
     """Take dE/dy8 down the head: eq. 10."""
     found = {"backward/y8": g}
     for step in draw.steps:
-        g = g @ step.weights * step.derivative(draw.blobs[f"forward/{step.layer}"])
-        found[f"backward/y{step.layer[-1]}"] = g
+        g = g @ step.weights * step.derivative(draw.blobs[step.blob])
+        found[step.blob.replace("forward/x", "backward/y")] = g
     return found
 
 

@@ -28,7 +28,7 @@ from scipy.linalg.blas import sgemm, ssyrk
 from sklearn.svm import SVC
 
 from fishing.evaluate import decision_function
-from fishing.kernels import FEATURES, Kernels
+from fishing.kernels import FEATURES, Kernels, feature_blobs
 from fishing.nets import BLOBS
 from fishing.store import FeaturesFile, Split, write_features
 
@@ -45,14 +45,14 @@ Labels = NDArray[np.int8]
 _CHILD = """
 import json, resource, sys, time
 from pathlib import Path
-from fishing import evaluate as module
+from fishing.evaluate import evaluation as module
 
 spent = {"kernels": 0.0, "SVMs": 0.0}
 
 def timing(run, stage):
-    def timed(*args):
+    def timed(*args, **options):
         start = time.perf_counter()
-        result = run(*args)
+        result = run(*args, **options)
         spent[stage] += time.perf_counter() - start
         return result
     return timed
@@ -97,7 +97,8 @@ def main() -> None:
                 rows += svm_speed(train, test, feature)
         rows += whole(path, "eleven features", FEATURES)
         path.unlink()
-        narrow = {b: w if b[-3:] in ("fc6", "fc7") else 8 for b, w in WIDTHS.items()}
+        needed = set().union(*map(feature_blobs, GROWING))
+        narrow = {b: w if b in needed else 8 for b, w in WIDTHS.items()}
         for factor in [1, *options.growth] if options.growth else []:
             more = [np.tile(y, (factor, 1)) for y in labels]
             make_features(path, more, narrow)
@@ -154,15 +155,15 @@ class MadeUp:
         noise = rng.standard_normal((len(labels), self.shape[1]), dtype=np.float32)
         x = noise + 0.12 * latent @ self._mix
         match self._blob.split("/"):
-            case "forward", "prob":
+            case "forward", "x8":
                 x = np.exp(3 * x)
                 x /= x.sum(1, keepdims=True)
-            case "backward", "fc8":
+            case "backward", "y8":
                 x *= np.float32(1e-4)
             case "backward", _:  # masked where the unit is silent
                 silent = rng.random(x.shape, dtype=np.float32) > 0.2
                 x = np.where(silent, 0, np.float32(1e-4) * x)
-            case "forward", "pool5" | "fc6" | "fc7":
+            case "forward", "x5" | "x6" | "x7":
                 x = np.maximum(x - 1, 0)
         return x.astype(np.float32, copy=False)
 
@@ -187,7 +188,7 @@ def make_features(path: Path, labels: Sequence[Labels], widths: dict[str, int]) 
 
 
 def gram_speed(train: Split, test: Split, repeats: int) -> list[Row]:
-    """Compare Gram matrices, read from the file, with bare products, in turns."""
+    """Compare Gram matrices, made from the file, with bare products, in turns."""
     n, m, d = len(train), len(test), 4096
     rng = np.random.default_rng(1)
     a, b = (rng.standard_normal((k, d), dtype=np.float32).T for k in (n, m))
@@ -205,12 +206,12 @@ def gram_speed(train: Split, test: Split, repeats: int) -> list[Row]:
     for _ in range(repeats):
         bare["ssyrk"].append(timed(symmetric))
         for blob in BLOBS:
-            # First untimed: a virtual machine may have to fetch memory from its host.
+            # Untimed first: a virtual machine may have to fetch memory from its host.
             Kernels(train, test)._gram(blob)
             kernels = Kernels(train, test)
             times[blob].append(timed(lambda: kernels._gram(blob)))  # noqa: B023
             bare["sgemm"].append(timed(product))
-            # By the products just before and after: the machine may have other work.
+            # Compared with the products just before and after, as the load may change.
             seconds = sum(bare["sgemm"][-2:]) / 2 / (2 * n * m * d)
             bounds[blob].append(seconds * (n * (n + 1) + 2 * n * m) * WIDTHS[blob])
     sgemm_best, ssyrk_best = min(bare["sgemm"]), min(bare["ssyrk"])

@@ -282,7 +282,7 @@ assert GradientFeatures.__module__ == "fishing.evaluate.estimators"
 try:
     fishing.nothing
 except AttributeError as error:
-    assert "'nothing'" in str(error)
+    assert "nothing" in str(error)
 else:
     raise AssertionError
 """

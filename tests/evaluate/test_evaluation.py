@@ -11,7 +11,7 @@ from sklearn.svm import SVC
 from conftest import SETTINGS, make_split, write_file
 from fishing.errors import EvaluationError, StoreError
 from fishing.evaluate import evaluate
-from fishing.kernels import FEATURES
+from fishing.kernels import FEATURES, Kernels
 from fishing.store import Split
 
 
@@ -61,13 +61,28 @@ def test_progress_and_the_order_of_features(path: Path) -> None:
     calls = []
     features = ["x7", "x5+x6", "x5", "x7"]
     outcome = evaluate(path, features=features, progress=lambda *a: calls.append(a))
-    assert [done for _, done, _ in calls] == [0, 1, 2, 3]
-    assert {total for *_, total in calls} == {3}
-    assert {name for name, *_ in calls} == {*features, ""}
+    assert [done for _, done, *_ in calls] == [0, 1, 2, 3]
+    assert {(total, unit) for *_, total, unit in calls} == {(3, "features")}
+    assert {name for name, *_ in calls} == set(features)
     assert list(outcome.record["features"]) == features[:3]
     assert list(outcome.scores) == features[:3]
     alone = evaluate(path, features=["x7"])
     np.testing.assert_array_equal(outcome.scores["x7"], alone.scores["x7"])
+
+
+def test_two_gram_matrices_are_kept_at_a_time(path: Path, monkeypatch) -> None:
+    kept = []
+    compute = Kernels.__call__
+
+    def count(self, feature: str):
+        found = compute(self, feature)
+        kept.append(len(self._grams))
+        return found
+
+    monkeypatch.setattr(Kernels, "__call__", count)
+    evaluate(path)
+    assert len(kept) == len(FEATURES)
+    assert max(kept) == 2
 
 
 def test_images_that_failed_rank_last_in_their_places(path: Path) -> None:
@@ -143,7 +158,7 @@ def test_unlabelled_splits(tmp_path: Path, rng, split: str) -> None:
 
 
 def test_unknown_names(path: Path) -> None:
-    with pytest.raises(EvaluationError, match="expected a feature of"):
+    with pytest.raises(EvaluationError, match="expected a feature such as"):
         evaluate(path, features=["x9"])
     with pytest.raises(EvaluationError, match="expected a protocol of voc2007 voc2012"):
         evaluate(path, protocol="coco")

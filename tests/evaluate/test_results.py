@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from fishing.errors import EvaluationError
 from fishing.evaluate import (
     Evaluation,
-    by_temperature,
     format_table,
     read_results,
     write_results,
@@ -26,33 +24,6 @@ RECORD = {
         "x5+x6": {"mAP": 0.8, "AP": {"aeroplane": 0.5, "boat": None, "car": 1.0}},
     },
 }
-TABLE = """\
-         mAP  aeropl    boat     car
-x7      79.4    95.4*      -    63.4
-x5+x6   80.0*   50.0       -   100.0*"""
-
-
-def _stripped(text: str) -> list[str]:
-    return [line.rstrip() for line in text.splitlines()]
-
-
-def test_table() -> None:
-    assert _stripped(format_table(RECORD)) == TABLE.splitlines()
-
-
-def test_narrow_table() -> None:
-    blocks = format_table(RECORD, width=22).split("\n\n")
-    assert [_stripped(b)[0].split() for b in blocks] == [
-        ["mAP", "aeropl"],
-        ["boat", "car"],
-    ]
-    assert max(len(line) for b in blocks for line in b.splitlines()) <= 22
-
-
-def test_equal_values_are_all_the_best() -> None:
-    results = {f: {"mAP": 0.5, "AP": {"boat": 0.5}} for f in ("x6", "x7")}
-    table = format_table({"classes": ["boat"], "features": results})
-    assert table.count("*") == 4
 
 
 def _evaluation() -> Evaluation:
@@ -68,37 +39,13 @@ def test_results(tmp_path: Path) -> None:
     way = record.pop("features_file")
     assert (path.parent / way).resolve() == Path("features.h5").resolve()
     assert record == RECORD
-    assert _stripped((path.parent / "table.txt").read_text()) == TABLE.splitlines()
+    assert (path.parent / "table.txt").read_text() == format_table(RECORD) + "\n"
     submission = path.parent / "x7"
     files = [f"comp1_cls_test_{name}.txt" for name in RECORD["classes"]]
     assert sorted(p.name for p in submission.iterdir()) == sorted(files)
     assert (submission / files[0]).read_text() == "a/1 0.25\n"
     assert (submission / files[1]).read_text() == ""
     assert (submission / files[2]).read_text() == "a/1 -1.5\nb 1e-07\n"
-
-
-def test_rows_of_several_temperatures() -> None:
-    def record(tau: float, **changes: Any) -> dict[str, Any]:
-        rows = {"x7": 0.5, "dW7": tau / 10, "dW6+dW7": tau / 20}
-        features = {k: {"mAP": v, "AP": {"car": v}} for k, v in rows.items()}
-        source = {"net": "tiny", "temperature": tau, **changes}
-        shared = {"classes": ["car"], "lists": {}}
-        return {**shared, "source": source, "features": features}
-
-    found = by_temperature([record(2.0), record(8.0), record(0.5)])["features"]
-    assert {name: row["mAP"] for name, row in found.items()} == {
-        "x7": 0.5,
-        "dW7 tau=0.5": 0.05,
-        "dW7 tau=2": 0.2,
-        "dW7 tau=8": 0.8,
-        "dW6+dW7 tau=0.5": 0.025,
-        "dW6+dW7 tau=2": 0.1,
-        "dW6+dW7 tau=8": 0.4,
-    }
-    with pytest.raises(EvaluationError, match="temperatures of 2 2; evaluate"):
-        by_temperature([record(2.0), record(2.0)])
-    with pytest.raises(EvaluationError, match="2 4 and another net; evaluate"):
-        by_temperature([record(2.0), record(4.0, net="other")])
 
 
 def test_results_that_cannot_be_written(tmp_path: Path) -> None:
@@ -166,6 +113,10 @@ def test_classes_that_only_some_features_were_measured_on(tmp_path: Path) -> Non
     (tmp_path / "results.json").write_text(_changed(features=features))
     with pytest.raises(EvaluationError, match="measured on other classes"):
         read_results(tmp_path)
+    none = {"mAP": 0.5, "AP": dict.fromkeys(RECORD["classes"])}
+    (tmp_path / "results.json").write_text(_changed(features={"x7": none}))
+    with pytest.raises(EvaluationError, match="measured on other classes, or on none"):
+        read_results(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["a 1\na 2\n", "a nan\n", "a inf\n"])
@@ -181,7 +132,7 @@ def test_results_that_have_no_end(tmp_path: Path) -> None:
     for name in ("x7/comp1_cls_test_car.txt", "results.json"):
         (tmp_path / name).unlink()
         os.mkfifo(tmp_path / name)
-        with pytest.raises(EvaluationError, match="none that can be read to its end"):
+        with pytest.raises(EvaluationError, match="found a folder, a device or a pipe"):
             read_results(tmp_path)
 
 

@@ -94,7 +94,7 @@ def _made_up(spec: NetSpec, path: Path, **changes: Any) -> Path:
 
 
 def _assert_same(found: Path, expected: Path) -> None:
-    """Hold a file to be a fresh one, but for rounding in the gradients."""
+    """Check that a file equals a fresh one, up to rounding in the gradients."""
     with FeaturesFile(found) as ours, FeaturesFile(expected) as theirs:
         assert ours.settings == theirs.settings
         assert list(ours.splits) == list(theirs.splits) == ["trainval", "test"]
@@ -196,22 +196,22 @@ def test_a_link_is_followed(tmp_path: Path, net: NetSpec) -> None:
 
 
 def test_progress(tmp_path: Path, net: NetSpec) -> None:
-    calls: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int, str]] = []
     source = _made_up(net, tmp_path / "f.h5")
     temper(
         source, tmp_path / "t.h5", [4], spec=net, progress=lambda *c: calls.append(c)
     )
     assert calls[0][0] == "f.h5"  # is it whole?
     calls = [call for call in calls if call[0] != "f.h5"]
-    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
-    assert calls[-1] == ("t.h5", 4 * 7 * 143, 4 * 7 * 143)
+    assert [done for _, done, *_ in calls] == sorted(done for _, done, *_ in calls)
+    assert calls[-1] == ("t.h5", 4 * 7 * 143, 4 * 7 * 143, "B")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_nothing_is_left_of_what_broke_off(
     tmp_path: Path, net: NetSpec, error: type[BaseException]
 ) -> None:
-    def stop(label: str, done: int, total: int) -> None:
+    def stop(label: str, done: int, total: int, unit: str) -> None:
         if label == "t.h5" and done > total / 2:
             raise error(5, "Input/output error")
 
@@ -261,8 +261,8 @@ def test_heads_whose_derivative_is_not_stored(tmp_path: Path, kinds, message) ->
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"weights_sha256": "0" * 64}, StoreError, "with another weights_sha256"),
-        ({"net_sha256": "0" * 64}, StoreError, "with another net_sha256"),
+        ({"weights_sha256": "0" * 64}, NetError, "with another weights_sha256"),
+        ({"net_sha256": "0" * 64}, NetError, "with another net_sha256"),
         ({"dtype": "float16"}, StoreError, "blobs of float32, found float16"),
     ],
 )
@@ -277,7 +277,7 @@ def test_files_that_do_not_fit(
 
 def test_nets_are_found_by_name(tmp_path: Path, net: NetSpec) -> None:
     source = _made_up(net, tmp_path / "f.h5")  # in the name of tinyalexnet
-    with pytest.raises(StoreError, match="with another net_sha256"):
+    with pytest.raises(NetError, match="with another net_sha256"):
         temper(source, tmp_path / "t.h5", [4])
     source = _made_up(net, tmp_path / "own.h5", net="own")
     with pytest.raises(NetError, match=r"found 'own'; name its folder with --net"):

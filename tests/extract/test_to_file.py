@@ -164,20 +164,22 @@ def test_values_that_are_not_finite(marked: Path, tmp_path: Path, net, bad) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("settings", "options", "message"),
     [
-        ({"temperature": 0.0}, "positive temperature"),
-        ({"temperature": float("nan")}, "positive temperature"),
-        ({"temperature": 1e-40}, "positive temperature that float32 holds"),
-        ({"temperature": 1e39}, "positive temperature that float32 holds"),
-        ({"batch_size": 0}, "batch size of 1 or more"),
+        ({"temperature": 0.0}, {}, "positive temperature"),
+        ({"temperature": float("nan")}, {}, "positive temperature"),
+        ({"temperature": 1e-40}, {}, "positive temperature that float32 holds"),
+        ({"temperature": 1e39}, {}, "positive temperature that float32 holds"),
+        ({}, {"batch_size": 0}, "batch size of 1 or more"),
     ],
 )
-def test_bad_options(marked: Path, tmp_path: Path, options, message: str) -> None:
+def test_bad_options(
+    marked: Path, tmp_path: Path, settings, options, message: str
+) -> None:
     lists = read_splits(marked, [])
     with pytest.raises(NetError, match=message):
         extract(
-            ExtractionSettings(load_net("tinyalexnet")),
+            ExtractionSettings(load_net("tinyalexnet"), **settings),
             lists,
             tmp_path / "f.h5",
             **options,

@@ -5,14 +5,9 @@ import pytest
 
 from conftest import explicit_features, make_split
 from fishing.errors import EvaluationError
-from fishing.kernels import (
-    FEATURES,
-    Kernels,
-    feature_blobs,
-    in_order_of_depth,
-    parse_feature,
-)
-from fishing.kernels import gram_matrices as kernel
+from fishing.kernels import FEATURES, Kernels, available_features, gram
+from fishing.kernels import gram_matrices as module
+from fishing.nets.blobs import paired_blobs
 
 
 @pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7"])
@@ -31,38 +26,30 @@ def test_kernels_equal_explicit_features(rng, feature: str) -> None:
 def test_panels_and_blocks_change_nothing(rng, monkeypatch) -> None:
     train, test = make_split(rng, 30, width=50), make_split(rng, 20, width=50)
     whole = Kernels(train, test)("dW7")
-    monkeypatch.setattr(kernel, "_PANEL_VALUES", 30 * 7)
-    monkeypatch.setattr(kernel, "_PANEL_STEP", 7)
-    monkeypatch.setattr(kernel, "_BLOCK_ROWS", 8)
+    monkeypatch.setattr(module, "_PANEL_VALUES", 30 * 7)
+    monkeypatch.setattr(module, "_PANEL_STEP", 7)
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 8)
     for part, expected in zip(Kernels(train, test)("dW7"), whole, strict=True):
         np.testing.assert_allclose(part[:], expected[:], atol=1e-6)
         assert not (part[:] == expected[:]).all()  # sums were cut elsewhere
 
 
-def test_the_order_of_depth_keeps_two_blobs_at_a_time() -> None:
-    order = in_order_of_depth(FEATURES)
-    assert sorted(order) == sorted(FEATURES)
-    seen: set[str] = set()
-    for i, feature in enumerate(order):
-        seen |= feature_blobs(feature)
-        assert len(seen & set().union(*map(feature_blobs, order[i:]))) <= 2
-
-
 def test_features_share_gram_matrices(rng, monkeypatch) -> None:
     split = make_split(rng, 5)
     kernels, computed = Kernels(split, split), []
-    gram_matrices = kernel.gram_matrices
+    gram_products = module.gram_products
 
     def count(*args):
         computed.append(args)
-        return gram_matrices(*args)
+        return gram_products(*args)
 
-    monkeypatch.setattr(kernel, "gram_matrices", count)
+    monkeypatch.setattr(module, "gram_products", count)
     for feature in ("x6", "x5+x6", "x6+x7", "dW7"):
         kernels(feature)
     assert len(computed) == 4
     kernels.keep({"forward/x7"})
     kernels("x7")
+    assert len(computed) == 4
     kernels("x6")
     assert len(computed) == 5
 
@@ -91,7 +78,39 @@ def test_values_that_are_not_finite_are_refused(rng, bad: float) -> None:
         Kernels(split, split)("dW7")
 
 
-@pytest.mark.parametrize("name", ["x9", "", "x6+", "dw7", "x6*x7"])
-def test_unknown_features(name: str) -> None:
-    with pytest.raises(EvaluationError, match="expected a feature of x5 x6"):
-        parse_feature(name)
+@pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7"])
+def test_gram_equals_explicit_features(rng, monkeypatch, feature: str) -> None:
+    monkeypatch.setattr(module, "_PANEL_VALUES", 13 * 4)
+    monkeypatch.setattr(module, "_PANEL_STEP", 4)
+    A, B = make_split(rng, 13), make_split(rng, 7)
+    a, b = explicit_features(A, feature), explicit_features(B, feature)
+    found = gram(feature, A, B)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, a @ b.T, atol=3e-7)
+    np.testing.assert_allclose(gram(feature, A.blobs), a @ a.T, atol=3e-7)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_heads_of_other_depths(rng, n: int) -> None:
+    blobs = {b: rng.normal(size=(9, 5)).astype(np.float32) for b in paired_blobs(n)}
+    split = make_split(rng, 9, blobs=blobs)
+    for feature in available_features(split.blobs):
+        rows = explicit_features(split, feature)
+        expected = pytest.approx(rows @ rows.T, abs=3e-7)
+        assert gram(feature, split) == expected
+        assert Kernels(split, split)(feature)[0] == expected
+
+
+def test_no_rows(rng) -> None:
+    some, none = make_split(rng, 3), make_split(rng, 0)
+    assert gram("dW7", some, none).shape == (3, 0)
+    assert gram("dW7", none, some).shape == (0, 3)
+    assert gram("dW7", none).shape == (0, 0)
+
+
+def test_gram_refuses_what_does_not_fit(rng) -> None:
+    A = make_split(rng, 3)
+    with pytest.raises(EvaluationError, match="expected rows of one width, found 6 an"):
+        gram("x7", A, make_split(rng, 3, width=5))
+    with pytest.raises(EvaluationError, match=r"expected backward/y7, which dW7 is"):
+        gram("dW7", A, {"forward/x6": np.ones((2, 6), np.float32)})

@@ -112,8 +112,11 @@ def test_mistakes(path: Path, tmp_path: Path, rng) -> None:
         write_submission(path, tmp_path / "s.tar.gz", train=["trainval"])
     with pytest.raises(EvaluationError, match="only labelled splits"):
         write_submission(path, tmp_path / "s.tar.gz", train=["test"])
+    (tmp_path / "file").touch()
     with pytest.raises(EvaluationError, match="choose another --output"):
-        write_submission(path, tmp_path / "none" / "s.tar.gz", feature="x8")
+        write_submission(path, tmp_path / "file" / "s.tar.gz", feature="x8")
+    with pytest.raises(EvaluationError, match="expected backward/y5, which dW5 is"):
+        write_submission(path, tmp_path / "s.tar.gz", feature="dW5")
     other = make_split(rng, 20, classes=("cat", "cow"))
     two = write_file(
         tmp_path / "two.h5", train=make_split(rng, 20), val=other, test=other

@@ -15,10 +15,11 @@ from fishing.backends import open_backend
 from fishing.errors import EvaluationError, NetError, StoreError
 from fishing.evaluate import decision_function, evaluate
 from fishing.extract import temper
-from fishing.kernels.features import FACTORS
+from fishing.kernels import FEATURES, parse_feature
 from fishing.nets import NetSpec, load_net
 
 BACKENDS = ("caffe", "onnx", "openvino")
+FACTORS = {name: parse_feature(name)[0] for name in FEATURES if "+" not in name}
 
 
 def _with_weight(folder: Path, layer: str, value: float, *, is_double: bool) -> NetSpec:
@@ -132,7 +133,7 @@ def test_kernels_without_memory(tmp_path: Path, rng, monkeypatch) -> None:
         raise MemoryError
 
     path = _file(tmp_path / "f.h5", rng, "test", "forward/x7", lambda rows: None)
-    monkeypatch.setattr("fishing.kernels.gram_matrices.gram_matrices", full)
+    monkeypatch.setattr("fishing.kernels.gram_matrices.gram_products", full)
     with pytest.raises(EvaluationError, match="memory for kernels of 12 by 12"):
         evaluate(path, features=["x7"])
 

@@ -9,6 +9,7 @@ from sklearn.metrics import precision_recall_curve
 from conftest import make_split, write_file
 from fishing.errors import EvaluationError
 from fishing.evaluate import evaluate, read_results, write_results
+from fishing.nets import BLOBS
 from fishing.report.statistics import (
     Move,
     Ranked,
@@ -59,6 +60,19 @@ def test_order_and_moves() -> None:
     assert gained == [Move(image=0, before=4, after=1)]
     assert lost == [Move(image=3, before=2, after=4)]
     assert moves(ranked, "x7", "dW7", 0, 0) == ([], [])
+
+
+def test_the_largest_moves_come_first() -> None:
+    before = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
+    after = [2.0, 8.0, 5.0, 6.0, 9.0, 7.0, 3.0, 4.0]
+    ranked = _ranked([1] * 8, x7=before, dW7=after)
+    # places: 1 2 3 4 5 6 7 8 become 8 2 5 4 1 3 7 6
+    gained, lost = moves(ranked, "x7", "dW7", 0, 5)
+    assert gained == [Move(4, 5, 1), Move(5, 6, 3), Move(7, 8, 6)]
+    assert lost == [Move(0, 1, 8), Move(2, 3, 5)]
+    gained, lost = moves(ranked, "x7", "dW7", 0, 1)
+    assert gained == [Move(4, 5, 1)]
+    assert lost == [Move(0, 1, 8)]
 
 
 def test_the_curve_is_scikit_learns(rng) -> None:
@@ -120,4 +134,4 @@ def test_norms_are_those_of_explicit_gradients(rng) -> None:
     ],
 )
 def test_what_is_compared(features: list[str], pair: tuple[str, str]) -> None:
-    assert compared(dict.fromkeys(features)) == pair
+    assert compared(dict.fromkeys(features), BLOBS) == pair

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from conftest import SETTINGS, make_split, write_file
 from fishing.errors import EvaluationError, StoreError
-from fishing.kernels import FEATURES, gram
+from fishing.kernels import FEATURES, Kernels, gram
 from fishing.search import evaluate_retrieval
 
 
@@ -54,10 +54,30 @@ def test_blocks_change_nothing(tmp_path: Path, rng, monkeypatch) -> None:
         assert result["mAP"] == pytest.approx(whole["features"][feature]["mAP"])
 
 
+def test_two_gram_matrices_are_kept_at_a_time(tmp_path: Path, rng, monkeypatch) -> None:
+    file, kept = write_file(tmp_path / "f.h5", test=make_split(rng, 9)), []
+    compute = Kernels.by_rows
+
+    def count(self, feature: str):
+        found = compute(self, feature)
+        kept.append(len(self._grams))
+        return found
+
+    monkeypatch.setattr(Kernels, "by_rows", count)
+    evaluate_retrieval(file)
+    assert len(kept) == len(FEATURES)
+    assert max(kept) == 2
+
+
 def test_progress(tmp_path: Path, rng) -> None:
     file, calls = write_file(tmp_path / "f.h5", val=make_split(rng, 9)), []
-    evaluate_retrieval(file, "val", ["x7", "dW7"], lambda *call: calls.append(call))
-    assert calls == [("x7", 0, 2), ("dW7", 1, 2), ("", 2, 2)]
+    record = evaluate_retrieval(
+        file, "val", ["x7", "dW7"], lambda *call: calls.append(call)
+    )
+    assert list(record["features"]) == ["x7", "dW7"]
+    # dW7 before x7, whose blob lies higher
+    steps = [("dW7", 0), ("x7", 1), ("x7", 2)]
+    assert calls == [(name, done, 2, "features") for name, done in steps]
 
 
 def test_what_cannot_be_evaluated(tmp_path: Path, rng) -> None:

@@ -12,6 +12,7 @@ from fishing.errors import DataError, EvaluationError, NetError, StoreError
 from fishing.extract import extract
 from fishing.images import read_splits
 from fishing.nets import load_net
+from fishing.progress import silent
 from fishing.search import Neighbour, search_id, search_photo, write_sheet
 from fishing.search import search as module
 from fishing.store import ExtractionSettings, FeaturesFile
@@ -65,7 +66,7 @@ def test_one_pass_over_the_blobs_that_are_needed(splits, monkeypatch) -> None:
     query = {name: rows[:1] for name, rows in split.blobs.items()}
     for name, rows in split.blobs.items():
         split.blobs[name] = Rows(name, rows)
-    module._nearest(query, ["dW7", "x6", "x6+x7"], 3, {"trainval": split}, (), None)
+    module._nearest(query, ["dW7", "x6", "x6+x7"], 3, {"trainval": split}, (), silent)
     blobs = {"forward/x6", "forward/x7", "backward/y7"}
     assert {name for name, _ in read} == blobs
     for blob in blobs:
@@ -124,16 +125,16 @@ def test_a_photo_goes_through_tf32_where_the_file_did(
     )
     with h5py.File(file, "a") as opened:
         opened.attrs["gpu_math"] = "tf32"
-    asked = {}
+    asked = []
 
-    def compute(*_: object, **options: object) -> dict[str, np.ndarray]:
-        asked.update(options)
+    def compute(settings: ExtractionSettings, *_, **__) -> dict[str, np.ndarray]:
+        asked.append(settings.tf32)
         with FeaturesFile(file) as opened:
             return {k: v[3:4] for k, v in opened.split("test").blobs.items()}
 
     monkeypatch.setattr(module, "compute_blobs", compute)
     search_photo(file, devkit / "JPEGImages" / "test_003.jpg", device=device)
-    assert asked["tf32"] == (device != "cpu")
+    assert asked == [device != "cpu"]
     assert ("was made with TF32, which no CPU has" in caplog.text) == (device == "cpu")
 
 
@@ -142,7 +143,7 @@ def test_a_photo_needs_the_net_of_the_file(
 ) -> None:
     file = write_file(tmp_path / "f.h5", **splits)  # of made-up SHA-256
     photo = devkit / "JPEGImages" / "test_005.jpg"
-    with pytest.raises(StoreError, match="made with another net_sha256"):
+    with pytest.raises(NetError, match="made with another net_sha256"):
         search_photo(file, photo)
     with pytest.raises(NetError, match="expected one of the nets"):
         search_photo(file, photo, spec=load_net("lenet"))
