@@ -40,7 +40,7 @@ from fishing.images import Preprocess, read_splits
 from fishing.nets import BLOBS, NetSpec, load_net
 from fishing.store import ExtractionSettings
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
 
 N_CORES = len(os.sched_getaffinity(0))
 SIDE = 2048  # of the matrices whose product gives the rate of the bound

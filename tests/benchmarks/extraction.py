@@ -32,7 +32,7 @@ from fishing.kernels import FEATURES, Kernels
 from fishing.nets import BLOBS, NetSpec
 from fishing.store import FeaturesFile, FeaturesWriter, Split, write_features
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
 from random_nets import random_net
 
 Rows = list[tuple[str, float, str]]

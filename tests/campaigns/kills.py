@@ -25,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "reliability"))
 from faults import Extractions, build, environment
 
 # Runs a command; with a fault, until it is met. Gives the exit code and the rows that

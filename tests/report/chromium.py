@@ -1,8 +1,8 @@
 """Chromium, in which the tests of the report's page run; `make test` calls this script.
 
 If it is missing, apt installs it. If that cannot be done, for want of root rights, of
-apt or of a network, the reason is printed, and the tests of the page skip. In continuous
-integration, where the variable CI is set, that is an error.
+apt or of a network, the reason is printed, and the tests of the page skip. If the
+variable CI is set, as in continuous integration, that is an error.
 """
 
 from __future__ import annotations
