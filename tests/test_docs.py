@@ -368,8 +368,10 @@ def test_the_site(tmp_path: Path) -> None:
     for uri in ("tutorial/", "paper/", "models/tinyalexnet/PROVENANCE/"):
         assert f'href="{uri}"' in home
     api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
-    for name in fishing.__all__:
-        assert f'id="fishing.{name}"' in api
+    listed = re.findall(r"^::: (\S+)", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert {f"fishing.{name}" for name in fishing.__all__} <= set(listed)
+    for name in (*listed[:-1], "fishing.errors.FishingError"):
+        assert f'id="{name}"' in api
     for page in tmp_path.rglob("*.html"):
         html = page.read_text(encoding="utf-8")
         loaded = re.findall(
