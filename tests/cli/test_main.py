@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from fishing.backends import BACKENDS
 from fishing.cli.main import main
 from fishing.kernels import FEATURES
+from fishing.store import ExtractionSettings, load
 
 COMMANDS = [
     *("fetch", "extract", "evaluate", "export", "search", "retrieval", "temper"),
@@ -235,6 +237,26 @@ def test_search_takes_one_kind_of_query(features: Path) -> None:
         result = _run("search", features, *arguments)
         assert result.exit_code == 2
         assert "exactly one of --query and --query-id" in result.stderr
+
+
+def test_options_are_the_fields_of_the_settings() -> None:
+    fields = {field.name for field in dataclasses.fields(ExtractionSettings)}
+    for command in ("extract", "reproduce"):
+        options = {option.name for option in main.commands[command].params}
+        assert fields - {"net"} == options & fields - {"net"}
+
+
+def test_reproduce_hands_the_settings_on(devkit: Path, tmp_path: Path) -> None:
+    result = _run(
+        *("reproduce", "--net", "tinyalexnet", "--data", devkit, "--output", tmp_path),
+        *("--temperature", 4, "--dtype", "float16", "--compression", "gzip"),
+    )
+    assert result.exit_code == 0, result.output
+    settings = load(tmp_path / "VOC2007-tinyalexnet.h5").settings
+    expected = {"temperature": 4.0, "dtype": "float16", "compression": "gzip"}
+    assert {key: settings[key] for key in expected} == expected
+    record = json.loads((tmp_path / "VOC2007-tinyalexnet" / "results.json").read_text())
+    assert record["source"] == settings
 
 
 def test_reproduce_and_report(devkit: Path, tmp_path: Path) -> None:
