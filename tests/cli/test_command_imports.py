@@ -23,21 +23,22 @@ from fishing.images import read_splits
 from fishing.nets import load_net
 from fishing.store import ExtractionSettings
 
-# The libraries that each command may import, of those that take time to import.
+# The libraries that each command may import, of those that take time to import; google
+# is protobuf.
 MAY_IMPORT = {
     "fetch": {"requests"},
     "info": {"h5py"},
-    "temper": {"h5py", "scipy"},
+    "temper": {"h5py", "google"},
     "search --query-id": {"h5py", "scipy"},
-    "search --query": {"h5py", "scipy", "cv2", "onnx", "onnxruntime"},
+    "search --query": {"h5py", "scipy", "cv2", "google", "onnx", "onnxruntime"},
     "retrieval": {"h5py", "scipy"},
-    "extract": {"h5py", "cv2", "onnx", "onnxruntime"},
-    "export": {"onnx"},
+    "extract": {"h5py", "cv2", "google", "onnx", "onnxruntime"},
+    "export": {"google", "onnx"},
     "evaluate": {"h5py", "scipy", "sklearn"},
     "photographs": {"cv2"},
     "report": {"h5py", "scipy", "sklearn", "cv2", "jinja2", "matplotlib"},
     "reproduce": {
-        *("h5py", "scipy", "sklearn", "cv2", "onnx", "onnxruntime"),
+        *("h5py", "scipy", "sklearn", "cv2", "google", "onnx", "onnxruntime"),
         *("requests", "tabulate"),
     },
 }
