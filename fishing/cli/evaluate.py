@@ -48,9 +48,9 @@ def evaluate(
 ) -> None:
     """Train SVMs on features and evaluate them.
 
-    Average precisions are printed, and written together with all decision values.
-    Further files, as `fishing temper` makes them, add rows to the table; the results of
-    each go to a folder of its name in the output folder.
+    Average precisions are printed, and written to the output folder with all decision
+    values. Further files, as `fishing temper` makes them, add rows to the table; their
+    results are written to subfolders of their names.
     """
     from fishing.evaluate import by_temperature, evaluate, write_results
     from fishing.kernels import FEATURES
