@@ -1,9 +1,9 @@
-# The Python that .venv is made from, and what goes in there.
+# The Python that .venv is made from, and the folders of what is made.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-# What `make gpu-check` runs on, and further arguments of tests/gpu/check.py.
+# The GPU that `make gpu-check` runs on, and further arguments of tests/gpu/check.py.
 DEVICE ?= gpu:0
 CHECK ?=
 
@@ -12,21 +12,21 @@ CHECK ?=
 
 help:
 	@echo "make demo           extract and evaluate gradient features of real photographs"
-	@echo "make test           the tests"
-	@echo "make test-slow      the tests that take minutes"
-	@echo "make lint           style and types"
-	@echo "make caffe-patched  build patched Caffe into .venv (CUDA=1: for the GPU)"
-	@echo "make caffe-test     Caffe's own tests of the layers that matter here"
-	@echo "make gpu-check      prove and measure the GPU side (DEVICE=gpu:0)"
+	@echo "make test           run the tests"
+	@echo "make test-slow      run the tests that take minutes"
+	@echo "make lint           check style and types"
+	@echo "make caffe-patched  build patched Caffe into .venv (CUDA=1: for a GPU)"
+	@echo "make caffe-test     run Caffe's own tests of the patched layers"
+	@echo "make gpu-check      test and measure a GPU (DEVICE=gpu:0)"
 	@echo "make caffe-bundle   pack patched Caffe for GPU machines (CUDA=1)"
-	@echo "make caffe-cuda-check  compile and link the GPU build anew"
-	@echo "make docs           the documentation, as a site in build/site"
-	@echo "make bench          time and memory, as ratios"
+	@echo "make caffe-cuda-check  compile and link the GPU build from scratch"
+	@echo "make docs           build the documentation as a site in build/site"
+	@echo "make bench          measure time and memory, as ratios"
 	@echo "make clean          remove .venv and build/"
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --editable '.[dev,docs]'
+	$(BIN)/python -m pip install -qq --editable '.[demo,report,openvino,dev,docs]'
 	touch $@
 
 caffe-patched: .venv/installed

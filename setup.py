@@ -28,30 +28,29 @@ setup(
     install_requires=[
         "click>=8.1",
         "h5py>=3.15",  # the first that can keep clock times out of all groups
-        "jinja2>=3.1",
         "lazy_loader>=0.4",
-        "matplotlib>=3.8",
         "numpy>=1.24",
         "onnx>=1.15",
         "onnxruntime>=1.18",
-        # the library of opencv-python without its windows, which need libGL
+        # opencv-python without windows, which need libGL
         "opencv-python-headless>=4.6",
         "pillow>=10.1",
         "platformdirs>=3.0",
         "protobuf>=4.25.8",  # those before 4.25 crash; bounds the depth of messages
         "requests>=2.28",
-        "scikit-image>=0.19.3",
         "scikit-learn>=1.6",
         "scipy>=1.10",
         "tabulate>=0.9",
         "tomli>=2.0; python_version < '3.11'",
+        "tqdm>=4.66",
     ],
     extras_require={
+        "demo": ["scikit-image>=0.19.3"],
+        "report": ["jinja2>=3.1", "matplotlib>=3.8"],
         "openvino": ["openvino>=2024.4"],
         "dev": [
             "hypothesis>=6.80",
             "mypy>=1.8",
-            "openvino>=2024.4",
             "pytest>=7.4",
             "ruff>=0.6",
             "selenium>=4.11",

@@ -1,4 +1,4 @@
-"""A hook of MkDocs: pages that lie outside docs/, and links as the repository has."""
+"""A hook of MkDocs that adds pages outside docs/ and adapts links to the site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-#: Places in the repository, and in the site.
+#: Paths in the repository, and on the site.
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "CHANGELOG.md",
@@ -21,7 +21,7 @@ _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that lie outside docs/."""
+    """Add the pages outside docs/."""
     for path, uri in PAGES.items():
         text = (ROOT / path).read_text(encoding="utf-8")
         files.append(File.generated(config, uri, content=text))
@@ -29,7 +29,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point links from where a file is in the repository to where its page is."""
+    """Turn links between files of the repository into links between pages."""
     uri = page.file.src_uri
     path = next((p for p, u in PAGES.items() if u == uri), f"docs/{uri}")
 

@@ -4,18 +4,23 @@ Each says in one line what was expected, what was found and what to do next. The
 command line prints that line on stderr and exits with code 2.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _MAX_LINE = 4000
 
 
 class FishingError(Exception):
-    """Base of every error that a user can cause."""
+    """Base class of every error that a user can cause."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
 
 
 class NetError(FishingError):
-    """A net, its prototxt or its weights are missing or do not fit."""
+    """A net, its prototxt or its weights are missing, malformed or inconsistent."""
 
 
 class DataError(FishingError):
@@ -23,23 +28,58 @@ class DataError(FishingError):
 
 
 class ImageError(FishingError):
-    """One image file cannot be turned into an input of the net."""
+    """An image file cannot be turned into an input of the net."""
 
 
 class BackendError(FishingError):
-    """The maker of blobs is missing, does not fit, or stopped."""
+    """A backend is missing, cannot run the net, or stopped."""
 
 
 class StoreError(FishingError):
-    """A features file is missing, malformed, of another make, or cannot be written."""
+    """A features file is missing, malformed or incompatible, or cannot be written."""
 
 
 class EvaluationError(FishingError):
     """Features and labels do not allow the evaluation that was asked for."""
 
 
+class DependencyError(FishingError):
+    """An optional library is not installed."""
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Say which extra of this package to install if an import in the block fails.
+
+    Parameters
+    ----------
+    extra : str
+        The name in ``extras_require`` of setup.py.
+
+    Raises
+    ------
+    DependencyError
+        If a library is not installed.
+
+    Examples
+    --------
+    >>> with needs_extra("demo"):
+    ...     import no_such_library
+    Traceback (most recent call last):
+    fishing.errors.DependencyError: expected the library 'no_such_library', found that \
+it is not installed; run `pip install 'fishing[demo]'`
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            f"expected the library '{error.name}', found that it is not installed; run "
+            f"`pip install 'fishing[{extra}]'`"
+        ) from None
+
+
 def printable(text: str) -> str:
-    r"""Make one line of a text: names in files must not steer a terminal.
+    r"""Make a text one line of printable characters, which cannot steer a terminal.
 
     Examples
     --------
@@ -51,6 +91,6 @@ def printable(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Say in one line what the disk or HDF5 said in several."""
+    """Return the first line of an error of the operating system or of HDF5."""
     text = getattr(error, "strerror", None) or str(error).strip("'\"") or repr(error)
     return str(text.splitlines()[0])

@@ -1,4 +1,4 @@
-"""Cores, threads and child processes: how the work of one machine is spread."""
+"""Cores, threads and child processes of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def usable_cores() -> int:
     Returns
     -------
     int
-        At least 1. Where the system does not know an affinity, all cores count.
+        At least 1. On a system without CPU affinity, all cores count.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -28,14 +28,14 @@ def usable_cores() -> int:
 def in_threads(work: Callable[[T], object], items: Iterable[T]) -> None:
     """Call a function once for each item, in one thread for each usable core.
 
-    This helps where the function releases Python's lock, as numpy and LIBSVM do. The
-    first exception is raised once all calls have ended.
+    This is faster if the function releases Python's global interpreter lock, as those
+    of numpy and LIBSVM do. The first exception is raised after all calls have ended.
 
     Parameters
     ----------
     work : callable
     items : iterable
-        Arguments of `work`.
+        The arguments, one for each call.
 
     Examples
     --------
@@ -55,14 +55,14 @@ def in_threads(work: Callable[[T], object], items: Iterable[T]) -> None:
 
 
 def python_command(work: str) -> list[str]:
-    """Write the command line of a child process that imports what this one imports.
+    """Build the command line of a child process with this one's import path.
 
-    Modules of the current folder, which may hold anything, are left out.
+    The current folder is left out of the path, since any file in it could be imported.
 
     Parameters
     ----------
     work : str
-        Statements to run, including the imports of `fishing`.
+        The statements to run, including their imports.
 
     Returns
     -------

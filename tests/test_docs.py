@@ -1,9 +1,11 @@
-"""Every command and example in README and docs, run in a sandbox; and the site.
+"""The commands and examples in README and docs, run in a sandbox; and the site.
 
 A page has a folder of its own, in which its blocks run one after the other. There
 VOCdevkit holds a few made-up images, and alexnet and vgg16 are TinyAlexNet under their
 names, fetched from a server of this machine. A `text` block is what the block before it
 prints: its lines, or how they begin, up to the last digits of figures.
+
+Some commands are checked instead of run; `_instead` says which, how and why.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ import pytest
 
 import fishing
 from conftest import ROOT
+from fishing.backends import parse_device
 from fishing.cli.main import main
+from fishing.errors import BackendError
 from fishing.nets import load_net
 from paper.test_figures import check_figures
 
@@ -41,33 +45,23 @@ BIN = Path(sys.executable).parent
 WEIGHTS = "tinyalexnet.caffemodel"
 # Pages that begin with a features file that is there.
 STARTED = {"beyond.md", "format.md", "python.md"}
-# Lines that are not run as they stand, and what is run instead of them, or why nothing.
-INSTEAD = {
-    "make demo": f"make --directory '{ROOT}' --assume-old .venv/installed demo "
-    'DEMO="$PWD/demo"; python -c "$(cat terminal.py)"',
-    "make caffe-patched": "true built the Caffe that these tests run on",
-    "make test": "true runs this",
-    # What needs a GPU, or the minutes of a build for one.
-    "fishing extract --net vgg16 --split trainval --device gpu:0": (
-        "fishing extract --net vgg16 --split trainval --device cpu"
-    ),
-    "fishing extract --net vgg16 --split trainval --device gpu:0,1,2,3": (
-        "fishing extract --net vgg16 --split trainval --device cpu"
-    ),
-    "make caffe-patched CUDA=1": "true builds for a GPU",
-    "make gpu-check": "true checks a GPU",
-    'make gpu-check CHECK="--nets vgg16 --batches 1 64 '
-    '--data caltech20"': "true checks a GPU",
-    "make caffe-bundle CUDA=1": "true builds for a GPU",
-    "make test-slow": "true takes minutes",
-    ".venv/bin/python tests/benchmarks/beyond.py": "true takes half an hour",
-}
 # The table of the demo as a terminal of 94 columns has it.
 TERMINAL = """
 import json
-from fishing.evaluate.results import format_table
+from fishing.evaluate import format_table
 print(format_table(json.load(open("demo/results/results.json")), 94))
 """
+# Runs a script as far as its parser of arguments.
+PARSE_ONLY = """
+import argparse, os, runpy, sys
+parse = argparse.ArgumentParser.parse_args
+argparse.ArgumentParser.parse_args = lambda *given: (parse(*given), sys.exit(0))
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+sys.exit(f"{sys.argv[0]} has not parsed its arguments")
+"""
+MAKE = f"make --directory '{ROOT}' --assume-old .venv/installed"
 # Languages that are read rather than run.
 READ = {"text", "toml", "bibtex", "matlab"}
 
@@ -147,6 +141,7 @@ def data(devkit: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -
     shutil.copy(photos / "000001.jpg", folder / "photo.jpg")
     (folder / "photos" / "mine.txt").write_text("000001 cat\n000002 dog\n")
     (folder / "terminal.py").write_text(TERMINAL)
+    (folder / "parse_only.py").write_text(PARSE_ONLY)
     (folder / "downloads").mkdir()
     (folder / "downloads" / "VGG_ILSVRC_16_layers.caffemodel").symlink_to(
         ROOT / "models" / "tinyalexnet" / WEIGHTS
@@ -244,11 +239,29 @@ def _command(line: str) -> str:
 
 
 def _instead(line: str) -> str:
-    """Say what is run for a line: of a campaign, which takes up to hours, its help."""
-    campaign = re.match(r"\.venv/bin/python (tests/campaigns/\w+\.py)", line)
-    if campaign:
-        return f"python '{ROOT}/{campaign[1]}' --help"
-    return INSTEAD.get(_command(line), line)
+    """Say what is run for a line of a shell.
+
+    `make` builds Caffe, runs these tests, or needs a GPU: make itself checks target and
+    variables, and prints what it would do. Scripts of tests/ take minutes to hours:
+    their own parsers check the arguments. Extractions on a GPU run on the CPU.
+    """
+    command = _command(line)
+    if command == "make demo":
+        return f'{MAKE} demo DEMO="$PWD/demo"; python -c "$(cat terminal.py)"'
+    if command.startswith("make gpu-check"):
+        plan = f"{MAKE} --dry-run --no-print-directory {command.removeprefix('make ')}"
+        script = f"sed -n 's|^.*python tests/gpu/|{ROOT}/tests/gpu/|p' | tail -n 1"
+        return f"{plan} | {script} | xargs python parse_only.py"
+    if command.startswith("make "):
+        return f"{MAKE} --dry-run {command.removeprefix('make ')}"
+    if script := re.match(r"\.venv/bin/python (tests/.*)", command):
+        return f"python parse_only.py '{ROOT}'/{script[1]}"
+    return re.sub(r"--device (gpu\S*)", _on_the_cpu, line)
+
+
+def _on_the_cpu(device: re.Match[str]) -> str:
+    parse_device(device[1])
+    return "--device cpu"
 
 
 def _compare(expected: str, printed: str, place: str) -> None:
@@ -302,15 +315,43 @@ def test_other_output_is_found_out() -> None:
             _compare(other, printed, "")
 
 
-def test_no_stand_in_is_left_over() -> None:
-    lines = {
-        _command(line)
-        for page in PAGES
-        for block in _blocks(page)
-        for line in block.text.splitlines()
-        if block.language == "sh"
-    }
-    assert set(INSTEAD) <= lines
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make no-such-target",
+        "make gpu-check CHECK=--no-such-option",
+        ".venv/bin/python tests/campaigns/kills.py --no-such-option",
+        ".venv/bin/python tests/benchmarks/no_such_script.py",
+        ".venv/bin/python tests/conftest.py",
+    ],
+)
+def test_a_wrong_command_is_found_out(line: str, data: Path) -> None:
+    command = ["bash", "-euo", "pipefail", "-c", _instead(line)]
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=data, env=environment, capture_output=True)
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        path
+        for folder in ("benchmarks", "campaigns")
+        for path in sorted((ROOT / "tests" / folder).glob("*.py"))
+        if "ArgumentParser(" in path.read_text()
+        and path.stem != "guided"  # needs a library that is not installed here
+    ],
+    ids=lambda path: path.stem,
+)
+def test_scripts_start(script: Path, data: Path) -> None:
+    command = [sys.executable, str(script), "--help"]
+    subprocess.run(command, cwd=data, check=True)
+
+
+def test_a_wrong_device_is_found_out() -> None:
+    assert _instead("fishing x --device gpu:0,1 -k 1") == "fishing x --device cpu -k 1"
+    with pytest.raises(BackendError):
+        _instead("fishing extract --device gpu:0,0")
 
 
 def test_every_command_is_in_the_guide() -> None:
@@ -327,8 +368,10 @@ def test_the_site(tmp_path: Path) -> None:
     for uri in ("tutorial/", "paper/", "models/tinyalexnet/PROVENANCE/"):
         assert f'href="{uri}"' in home
     api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
-    for name in fishing.__all__:
-        assert f'id="fishing.{name}"' in api
+    listed = re.findall(r"^::: (\S+)", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert {f"fishing.{name}" for name in fishing.__all__} <= set(listed)
+    for name in (*listed[:-1], "fishing.errors.FishingError"):
+        assert f'id="{name}"' in api
     for page in tmp_path.rglob("*.html"):
         html = page.read_text(encoding="utf-8")
         loaded = re.findall(

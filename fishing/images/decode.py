@@ -1,12 +1,12 @@
-"""Decode image files as Caffe does."""
+"""Image files, decoded as OpenCV does it for Caffe, except that damaged ones fail."""
 
 from __future__ import annotations
 
 import io
+import os
 import stat
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,19 +14,22 @@ from PIL import Image
 from fishing.errors import ImageError
 
 MAX_FILE_BYTES = 2**29
-
-
 MAX_PIXELS = 2**27
-
-
 _PNG = b"\x89PNG\r\n\x1a\n"
+
+# The same limit for formats that Pillow does not read; OpenCV takes it at its import.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Decode an image as `cv::imread` does for Caffe: 8 bits, BGR, EXIF applied.
 
-    Grey images get three equal channels, CMYK and 16-bit ones are converted, alpha is
-    dropped, and of an animated or paged file the first picture is taken.
+    A grey image gets three equal channels, CMYK and 16-bit images are converted, an
+    alpha channel is dropped, and a file with several pictures gives the first one.
+
+    Parameters
+    ----------
+    path : Path
 
     Returns
     -------
@@ -35,8 +38,26 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        If there is no such file, or it is empty, truncated, too large or no image.
+        If the file is missing, empty, truncated, too large or not an image.
     """
+    import cv2  # here: of the commands that import this module, few decode an image
+
+    encoded = _read_file(path)
+    _check_size(encoded)
+    if _is_truncated_jpeg(encoded):
+        raise ImageError("truncated JPEG: no end-of-image marker")
+    try:
+        image = cv2.imdecode(
+            np.frombuffer(_without_animation(encoded), np.uint8), cv2.IMREAD_COLOR
+        )
+    except cv2.error as error:
+        raise ImageError(f"not decoded: {error.err}") from None
+    if image is None:
+        raise ImageError("not an image that OpenCV can decode")
+    return image.astype(np.uint8, copy=False)
+
+
+def _read_file(path: Path) -> bytes:
     try:
         state = path.stat()
         if state.st_size > MAX_FILE_BYTES:
@@ -50,29 +71,18 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise ImageError(error.strerror or str(error)) from None
     if not encoded:
         raise ImageError("empty file")
-    _check_header(encoded)
-    if _is_truncated_jpeg(encoded):
-        raise ImageError("truncated JPEG: no end-of-image marker")
-    try:
-        image = cv2.imdecode(
-            np.frombuffer(_first_picture(encoded), np.uint8), cv2.IMREAD_COLOR
-        )
-    except cv2.error as error:
-        raise ImageError(f"not decoded: {error.err}") from None
-    if image is None:
-        raise ImageError("not an image that OpenCV can decode")
-    return image.astype(np.uint8, copy=False)
+    return encoded
 
 
-def _check_header(encoded: bytes) -> None:
-    """Refuse absurd dimensions before memory is taken for the pixels."""
+def _check_size(encoded: bytes) -> None:
+    """Refuse too many pixels before memory is taken for them."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large: {error}") from None
-    # Damaged headers make Pillow's readers raise whatever comes to them. OpenCV has the
-    # last word anyway: it reads formats that Pillow does not.
+    # Damaged headers make Pillow raise errors of any kind. The decision is OpenCV's
+    # anyway, which reads formats that Pillow does not.
     except Exception:
         return
     if width * height > MAX_PIXELS:
@@ -81,17 +91,17 @@ def _check_header(encoded: bytes) -> None:
         )
 
 
-def _first_picture(encoded: bytes) -> bytes:
-    """Leave of a PNG only its picture, if its chunks lie in the file.
+def _without_animation(encoded: bytes) -> bytes:
+    """Remove the animation chunks of a PNG; refuse a PNG with an incomplete chunk.
 
-    The OpenCV of Caffe's time knew no animation; today's crashes over some damaged
-    ones, and takes as much memory as a chunk claims to need.
+    Caffe's OpenCV did not know animated PNGs. Recent versions crash on some damaged
+    ones, and allocate as much memory as a chunk claims to need.
     """
     if not encoded.startswith(_PNG):
         return encoded
     kept, position, kind = [_PNG], len(_PNG), b""
     while position < len(encoded) and kind != b"IEND":
-        # Of a chunk: its length, its type, as many bytes, a checksum.
+        # A chunk is its length (4 bytes), its type (4), its data and a checksum (4).
         kind = encoded[position + 4 : position + 8]
         end = position + 12 + int.from_bytes(encoded[position : position + 4], "big")
         if end > len(encoded):
@@ -103,10 +113,10 @@ def _first_picture(encoded: bytes) -> bytes:
 
 
 def _is_truncated_jpeg(encoded: bytes) -> bool:
-    """Tell whether a JPEG ends before its end-of-image marker.
+    """Tell whether a JPEG lacks its end-of-image marker.
 
-    OpenCV would fill what is missing with grey and only warn. The marker is looked for
-    behind the first start of scan, since a thumbnail in the header has one of its own.
+    OpenCV fills the missing part with grey and only warns. The marker is looked for
+    after the first start of scan, because a thumbnail in the header has one too.
     """
     if not encoded.startswith(b"\xff\xd8\xff"):
         return False
@@ -116,7 +126,7 @@ def _is_truncated_jpeg(encoded: bytes) -> bool:
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        if marker == 0xDA:
-            return encoded.rfind(b"\xff\xd9", position) < 0  # most end with it
+        if marker == 0xDA:  # start of scan
+            return encoded.rfind(b"\xff\xd9", position) < 0  # from the end: it is fast
         position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
     return True

@@ -1,26 +1,32 @@
-"""PASCAL VOC devkits: image lists and label files."""
+"""PASCAL VOC devkits: the list of a split and the label files of its classes.
+
+``ImageSets/Main/<split>.txt`` lists ids, ``ImageSets/Main/<class>_<split>.txt`` gives
+each of them a label: -1, 0 (difficult) or 1. Images are ``JPEGImages/<id>.jpg``.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import DataError
-from fishing.images.image_list import ImageList, check_classes, check_ids, read_lines
+from fishing.images.image_list import ImageList
+from fishing.images.list_files import check_classes, check_ids, read_lines
 
-_DEVKIT_NAME = re.compile(r"VOC\d{4}")
-
-
-def voc_image(devkit: Path, image_id: str) -> Path:
-    """Name the file of an image of a devkit."""
-    return devkit / "JPEGImages" / f"{image_id}.jpg"
+_LABELS = {"-1": -1, "0": 0, "1": 1}
 
 
-def read_voc(devkit: Path, split: str) -> ImageList:
-    """Read one split of a VOC devkit with the labels of all its classes."""
+def is_devkit(folder: Path) -> bool:
+    """Tell whether a folder has the layout of a VOC devkit."""
+    return (folder / "ImageSets" / "Main").is_dir()
+
+
+def read_devkit_split(devkit: Path, split: str) -> ImageList:
+    """Read one split of a devkit with the labels of all its classes."""
     folder = devkit / "ImageSets" / "Main"
     ids = [fields[0] for _, fields in read_lines(folder / f"{split}.txt")]
     check_ids(ids, folder / f"{split}.txt")
@@ -31,30 +37,33 @@ def read_voc(devkit: Path, split: str) -> ImageList:
     ]
     classes = tuple(file.name.removesuffix(suffix) for file in files)
     check_classes(classes, len(ids), folder)
-    columns = [_read_voc_labels(file, ids) for file in files]
+    columns = [_read_labels(file, ids) for file in files]
+    name = devkit.resolve().name
     return ImageList(
         split=split,
         image_id=tuple(ids),
-        path=tuple(voc_image(devkit, i) for i in ids),
+        path=tuple(find_devkit_image(devkit, i) for i in ids),
         classes=classes,
         labels=np.stack(columns, axis=1) if columns else None,
-        devkit=devkit.resolve().name
-        if _DEVKIT_NAME.fullmatch(devkit.resolve().name)
-        else "",
+        devkit=name if re.fullmatch(r"VOC\d{4}", name) else "",
     )
 
 
-def _read_voc_labels(file: Path, ids: list[str]) -> NDArray[np.int8]:
-    """Read the column of one class, in the order of `ids`."""
-    values = {"-1": -1, "0": 0, "1": 1}
+def find_devkit_image(devkit: Path, image_id: str) -> Path:
+    """Return the path of an image of a devkit."""
+    return devkit / "JPEGImages" / f"{image_id}.jpg"
+
+
+def _read_labels(file: Path, ids: Sequence[str]) -> NDArray[np.int8]:
+    """Read the labels of one class, in the order of `ids`."""
     labels: dict[str, int] = {}
     for number, fields in read_lines(file):
-        if len(fields) != 2 or fields[1] not in values:
+        if len(fields) != 2 or fields[1] not in _LABELS:
             raise DataError(
                 f"{file}, line {number}: expected 'id label' with a label of -1, 0 "
                 f"or 1, found {' '.join(fields)[:200]!a}"
             )
-        label = values[fields[1]]
+        label = _LABELS[fields[1]]
         if labels.setdefault(fields[0], label) != label:
             raise DataError(
                 f"{file}, line {number}: expected one label for an image, found "

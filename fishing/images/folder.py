@@ -1,22 +1,20 @@
-"""Folders of images, with or without a list file."""
+"""Plain folders of images, with or without list files ``<split>.txt``."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from fishing.errors import DataError
-from fishing.images.image_list import ImageList, check_classes, check_ids, read_lines
+from fishing.images.image_list import ImageList
+from fishing.images.list_files import check_classes, check_ids, read_lines
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+WHOLE_FOLDER = "all"  # the name of the split that holds all images of a folder
 
 
-WHOLE_FOLDER = "all"
-
-
-def read_list(folder: Path, split: str) -> ImageList:
+def read_listed_split(folder: Path, split: str) -> ImageList:
     """Read a list file with lines ``id`` or ``id label...``."""
     file = folder / f"{split}.txt"
     entries = [(fields[0], fields[1:]) for _, fields in read_lines(file)]
@@ -37,8 +35,8 @@ def read_list(folder: Path, split: str) -> ImageList:
     )
 
 
-def read_folder(folder: Path) -> ImageList:
-    """Take all images of a folder and of those in it, sorted by name."""
+def read_whole_folder(folder: Path) -> ImageList:
+    """List all images of a folder and of its subfolders, sorted by path."""
     paths = sorted(
         p
         for p in folder.rglob("*")
@@ -55,13 +53,16 @@ def read_folder(folder: Path) -> ImageList:
 
 
 def find_folder_image(folder: Path, image_id: str) -> Path:
-    """Find the file of an id that may lack its suffix."""
+    """Find the file of an id, which may lack its suffix.
+
+    If there is none, a path is returned all the same; reading it names the error.
+    """
     exact = folder / image_id
     if exact.suffix.lower() in IMAGE_SUFFIXES:
         return exact
     for suffix in IMAGE_SUFFIXES:
         for spelling in (suffix, suffix.upper()):
             candidate = folder / f"{image_id}{spelling}"
-            if os.path.isfile(candidate):
+            if candidate.is_file():
                 return candidate
     return folder / f"{image_id}{IMAGE_SUFFIXES[0]}"

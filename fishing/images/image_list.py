@@ -1,10 +1,4 @@
-"""Image lists and labels: what goes in is a folder, what comes out an `ImageList`.
-
-Two layouts are read. A PASCAL VOC devkit (`JPEGImages`, `ImageSets/Main`) has splits
-that are named by files; label files give every image -1, 0 (difficult) or 1 for every
-class. Any other folder is taken as it is: a split is a list file `<split>.txt` in it
-with lines `id` or `id label...`, or, without a split, all images of the folder.
-"""
+"""The images of one split, and the names that splits and classes may have."""
 
 from __future__ import annotations
 
@@ -13,19 +7,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import DataError
-from fishing.files import read_at_most
-
-MAX_CLASSES = 4000  # as many names as an attribute of HDF5 holds
-MAX_CLASS_BYTES = 200  # of a name that becomes part of a file name
-MAX_ID_BYTES = 1000
-MAX_LIST_BYTES = 2**28  # of a list or label file: some ten million lines
-MAX_LABELS = 2**32  # images times classes
+MAX_CLASSES = 4000  # an attribute of HDF5 holds so many names
+MAX_CLASS_BYTES = 200  # the name of a class becomes part of a file name
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
@@ -39,13 +27,13 @@ class ImageList:
         Name of the split, such as ``trainval``.
     image_id : tuple of str, length n
     path : tuple of Path, length n
-        The image files; whether they can be read shows when they are.
+        The image files. It shows only when they are read whether they can be read.
     classes : tuple of str, length n_classes
-        Empty where there are no labels.
+        Empty if there are no labels.
     labels : ndarray of int8, shape (n, n_classes), or None
-        1 positive, -1 negative, 0 difficult (neither).
+        1 for a positive, -1 for a negative, 0 for difficult (neither).
     devkit : str
-        ``VOC2007`` and the like where the folder is named so, else empty.
+        Name of the devkit, such as ``VOC2007``, if the folder has one; else empty.
     """
 
     split: str
@@ -60,7 +48,7 @@ class ImageList:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 over ids, classes and labels: equal for equal lists only."""
+        """SHA-256 of ids, classes and labels; it is equal for equal lists only."""
         digest = hashlib.sha256(json.dumps([self.image_id, self.classes]).encode())
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).tobytes())
@@ -68,17 +56,23 @@ class ImageList:
 
 
 def is_split_name(name: str) -> bool:
-    """Tell whether a split may be named so."""
+    """Tell whether a split may have this name."""
     return _SPLIT_NAME.fullmatch(name) is not None
 
 
 def check_class_names(classes: Sequence[str], where: object) -> None:
-    """Hold names of classes to be such that files can be named by them.
+    """Check that files can be named after all classes.
+
+    Parameters
+    ----------
+    classes : sequence of str
+    where : object
+        The file or split that names them, for the message.
 
     Raises
     ------
     ValueError
-        If there are too many, or one of them is none.
+        If there are too many classes, or a name is unsuitable or occurs twice.
     """
     if len(classes) > MAX_CLASSES:
         raise ValueError(
@@ -98,65 +92,3 @@ def check_class_names(classes: Sequence[str], where: object) -> None:
                 f"{where}: expected names of classes without '/', of 1 to "
                 f"{MAX_CLASS_BYTES} bytes, found {name[:300]!a}"
             )
-
-
-def read_lines(file: Path) -> list[tuple[int, list[str]]]:
-    """Read the fields of all lines that are not blank, with the lines' numbers."""
-    try:
-        text = read_at_most(file, MAX_LIST_BYTES).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(
-            f"expected the list '{file}', found none; "
-            f"{_lists_beside(file) or 'there is no list beside it'}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: expected a text file, found {error}") from None
-    lines = enumerate((line.split() for line in text.splitlines()), start=1)
-    fields = [(number, line) for number, line in lines if line]
-    if not fields:
-        raise DataError(f"{file}: expected one image a line, found no line")
-    return fields
-
-
-def _lists_beside(file: Path) -> str:
-    """Say which splits there are, for the message that one is not there."""
-    names = [
-        p.stem
-        for p in sorted(file.parent.glob("*.txt"))
-        if p.parent.name != "Main" or "_" not in p.stem
-    ]
-    return f"there are: {' '.join(names[:20])}" if names else ""
-
-
-def check_ids(ids: list[str], file: Path) -> None:
-    """Refuse ids that occur twice, lead out of the folder, or name no file."""
-    seen = set()
-    for image_id in ids:
-        parts = PurePosixPath(image_id)
-        if (
-            parts.is_absolute()
-            or ".." in parts.parts
-            or not parts.name
-            or not image_id.isprintable()
-            or len(image_id.encode()) > MAX_ID_BYTES
-        ):
-            raise DataError(
-                f"{file}: expected printable ids below the folder of the images, of at "
-                f"most {MAX_ID_BYTES} bytes, found {image_id[:200]!a}"
-            )
-        if image_id in seen:
-            raise DataError(f"{file}: expected each id once, found '{image_id}' twice")
-        seen.add(image_id)
-
-
-def check_classes(classes: Sequence[str], n_images: int, file: Path) -> None:
-    """Refuse classes that results could not be named by, or too many of them."""
-    try:
-        check_class_names(classes, file)
-    except ValueError as error:
-        raise DataError(str(error)) from None
-    if n_images * len(classes) > MAX_LABELS:
-        raise DataError(
-            f"{file}: expected at most {MAX_LABELS} labels, found {n_images} images "
-            f"in {len(classes)} classes"
-        )

@@ -1,21 +1,20 @@
 """Twenty photographs: a small multi-label data set in the layout of a VOC devkit.
 
-What comes out is a folder of images of 96 x 96 pixels with label files, made offline
-from photographs and micrographs that lie inside the wheels of scikit-image and
-scikit-learn. A class is a photograph. An image is a patch of one of them, or a 2 x 2
-collage of patches of two or three, at random scale, mirrored at random and with changed
-brightness. The patches of trainval come from the left halves of the photographs, those
-of test from the right halves, and a patch is cropped before it is resized: no pixel of
-a photograph has a share in both splits.
+Images of 96 x 96 pixels and their label files are made offline from photographs and
+micrographs that the packages scikit-image and scikit-learn contain. Each photograph is
+a class. An image is a patch of one photograph, or a 2 x 2 collage of patches of two or
+three, with random scale, mirroring and brightness. The patches of trainval come from
+the left halves of the photographs, those of test from the right halves, and a patch is
+cropped before it is resized, so no pixel of a photograph contributes to both splits.
 
-Sources and licences, as the documentation of the two packages states them. From
-scikit-image: astronaut and hubble_deep_field (NASA), rocket (SpaceX), clock_motion
+These are the sources and licences that the documentation of the two packages states.
+From scikit-image: astronaut and hubble_deep_field (NASA), rocket (SpaceX), clock_motion
 (Stefan van der Walt) and text (Wikipedia) are in the public domain; brick and gravel
 (CC0Textures), camera (Lav Varshney), chelsea (Stefan van der Walt), coffee (Rachel
 Michetti), grass (linolafett) and retina (Mikael Häggström) are CC0; coins (Brooklyn
 Museum) and ihc (Center for Microscopy and Molecular Imaging) have no known copyright
 restrictions; motorcycle_left is from the Middlebury 2014 stereo benchmark (Scharstein
-et al.); color, moon and page are given without terms of their own in a package that is
+et al.); color, moon and page have no terms of their own in a package that is under
 BSD-3-Clause. From scikit-learn: china (danielbuechele) and flower (vultilion) are
 CC BY 2.0.
 """
@@ -23,7 +22,7 @@ CC BY 2.0.
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
+import importlib.util
 import io
 import json
 import os
@@ -31,12 +30,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fishing.errors import DataError, printable
+from fishing.errors import DataError, needs_extra, printable
 from fishing.files import read_at_most
 
 Pixels = NDArray[np.uint8]
@@ -67,7 +65,7 @@ _FILES = {
 CLASSES = tuple(_FILES)
 _SCIKIT_LEARN = ("china", "flower")
 _RECORD = "photographs.json"
-_MAX_BYTES = 2**16  # of the record
+_MAX_RECORD_BYTES = 2**16
 _VERSION = 1
 _SINGLE_SHARE = 0.5  # of images that are one patch, not a collage
 _SCALES = (0.3, 1.0)  # side of a patch, in sides of the largest square of the half
@@ -81,13 +79,13 @@ def write_photographs(
     """Make the data set, unless the same one is there already.
 
     The choices (classes, patches, scale, brightness) depend on the seed and the split
-    alone: the first n images of a split are the same for all its lengths. The bytes of
-    the images are the same within one version of OpenCV, Pillow and NumPy.
+    alone, so the first n images of a split are the same whatever its length. The bytes
+    of the images are the same with the same versions of OpenCV, Pillow and NumPy.
 
     Parameters
     ----------
     folder : Path
-        Where to put it. It appears under this name only when it is complete.
+        The folder to make. It gets this name once it is complete.
     n_trainval, n_test : int
         Numbers of images.
     seed : int
@@ -96,14 +94,16 @@ def write_photographs(
     Returns
     -------
     Path
-        The folder, with `JPEGImages/<id>.jpg` and, in `ImageSets/Main`, the splits
-        trainval and test and for each class and split lines of id and label (-1, 1).
+        The folder. It has the layout of a VOC devkit, with the splits trainval and
+        test and labels of -1 and 1.
 
     Raises
     ------
     DataError
-        If a number is out of range, a photograph is missing, or the folder holds
-        something else or cannot be written.
+        If a number is out of range, a photograph is missing, or the folder has other
+        contents or cannot be written.
+    DependencyError
+        If scikit-image is not installed.
     """
     for name, value, least in (
         ("n_trainval", n_trainval, 1),
@@ -147,10 +147,10 @@ def write_photographs(
 
 
 def _is_there(folder: Path, record: dict[str, Any]) -> bool:
-    """Tell whether the folder holds the data set of this record, or nothing."""
+    """Tell whether the folder holds the data set of this record; refuse another."""
     n_expected = sum(record[f"n_{split}"] for split in ("trainval", "test"))
     try:
-        found = json.loads(read_at_most(folder / _RECORD, _MAX_BYTES))
+        found = json.loads(read_at_most(folder / _RECORD, _MAX_RECORD_BYTES))
         n_images = sum(1 for _ in (folder / "JPEGImages").iterdir())
     except (OSError, ValueError, RecursionError):
         found, n_images = None, 0
@@ -168,19 +168,19 @@ def _is_there(folder: Path, record: dict[str, Any]) -> bool:
 
 
 def _load() -> tuple[dict[str, Pixels], str]:
-    """Read the photographs, (h, w, 3) BGR each, and the SHA-256 over their files.
+    """Read the photographs, in BGR, and compute the SHA-256 over their files.
 
-    The files are read from the packages' own folders: scikit-image's functions would
-    go to the network for a file that they do not find.
+    The files are read from the packages' own folders, because scikit-image's functions
+    would download a file that they do not find.
     """
     photographs, digest = {}, hashlib.sha256()
     for name, file in _FILES.items():
         if name in _SCIKIT_LEARN:
             package = "scikit-learn"
-            path = importlib.resources.files("sklearn") / "datasets" / "images" / file
+            path = _package_folder("sklearn") / "datasets" / "images" / file
         else:
             package = "scikit-image"
-            path = importlib.resources.files("skimage") / "data" / file
+            path = _package_folder("skimage") / "data" / file
         try:
             data = path.read_bytes()
             with Image.open(io.BytesIO(data)) as image:
@@ -195,6 +195,15 @@ def _load() -> tuple[dict[str, Pixels], str]:
     return photographs, digest.hexdigest()
 
 
+def _package_folder(module: str) -> Path:
+    """Find the folder of an installed package without importing it."""
+    with needs_extra("demo"):
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(name=module)
+        return Path(spec.origin).parent
+
+
 def _write_split(
     folder: Path,
     split: str,
@@ -204,6 +213,8 @@ def _write_split(
     photographs: dict[str, Pixels],
 ) -> None:
     """Write the images `first_id` to `first_id + n - 1` and the split's label files."""
+    import cv2
+
     right = split == "test"
     rng = np.random.default_rng([seed, int(right)])
     halves = [_half(photographs[name], right) for name in CLASSES]
@@ -212,7 +223,7 @@ def _write_split(
     for i, image_id in enumerate(ids):
         if i % len(CLASSES) == 0:
             order = rng.permutation(len(CLASSES))
-        # Going round the classes gives each its share, however small the split.
+        # Taking the classes in turn gives each its share, however small the split.
         chosen = _choose(rng, int(order[i % len(CLASSES)]))
         labels[i, chosen] = 1
         image = _compose(rng, [halves[c] for c in chosen])
@@ -228,13 +239,13 @@ def _write_split(
 
 
 def _half(photograph: Pixels, right: bool) -> Pixels:
-    """Cut the left or right half out; the middle column of an odd width is in none."""
+    """Cut out the left or right half; neither has the middle column of an odd width."""
     width = photograph.shape[1]
     return photograph[:, width - width // 2 :] if right else photograph[:, : width // 2]
 
 
 def _choose(rng: np.random.Generator, first: int) -> list[int]:
-    """Choose the classes of one image: `first`, and none, one or two others."""
+    """Choose the classes of one image: `first`, and up to two others."""
     if rng.random() < _SINGLE_SHARE:
         return [first]
     others = [c for c in range(len(CLASSES)) if c != first]
@@ -243,7 +254,7 @@ def _choose(rng: np.random.Generator, first: int) -> list[int]:
 
 
 def _compose(rng: np.random.Generator, halves: list[Pixels]) -> Pixels:
-    """Make one image, (SIZE, SIZE, 3): a patch, or four with each half among them."""
+    """Make one image: a patch, or four patches with each of the halves among them."""
     if len(halves) == 1:
         return _patch(rng, halves[0], SIZE)
     again = rng.integers(len(halves), size=4 - len(halves)).tolist()
@@ -253,14 +264,16 @@ def _compose(rng: np.random.Generator, halves: list[Pixels]) -> Pixels:
 
 
 def _patch(rng: np.random.Generator, half: Pixels, size: int) -> Pixels:
-    """Cut a random square out of a half and bring it to (size, size, 3)."""
+    """Cut a random square out of a half and resize it to `size` pixels."""
+    import cv2
+
     height, width = half.shape[:2]
     side = max(1, round(min(height, width) * rng.uniform(*_SCALES)))
     y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
     patch = half[y : y + side, x : x + side]
     if rng.random() < 0.5:
         patch = patch[:, ::-1]
-    # Area averaging keeps a shrunk patch free of aliasing; it cannot enlarge.
+    # Area averaging avoids aliasing in a shrunk patch, but cannot enlarge one.
     how = cv2.INTER_AREA if side >= size else cv2.INTER_LINEAR
     resized = cv2.resize(np.ascontiguousarray(patch), (size, size), interpolation=how)
     brighter = resized.astype(np.float64) * rng.uniform(*_BRIGHTNESS)

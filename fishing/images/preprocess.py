@@ -1,13 +1,12 @@
 """From an image file to the input of a net, as Caffe prepares it.
 
-In goes a path, out comes a (3, size, size) float32 array: BGR, 0-255, shortest side
-resized to `size` with OpenCV's bilinear filter on 8-bit pixels, central crop, mean
-subtracted.
+The shortest side is resized to the size of the input, with OpenCV's bilinear filter on
+8-bit pixels; the central square is cut out, and the mean subtracted from its BGR values
+of 0 to 255.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,24 @@ from numpy.typing import NDArray
 from fishing.errors import ImageError
 from fishing.images.decode import MAX_PIXELS, read_image
 
-# OpenCV's own limit, for what Pillow does not read; it is taken when cv2 is imported.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-import cv2
-
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How images become inputs; two equal ones make equal inputs.
+    """How an image becomes an input; equal settings give equal inputs.
 
     Attributes
     ----------
     size : int
-        Pixels: the shortest side after resizing, and both sides of the central crop.
+        Pixels of the shortest side after resizing, and of both sides of the crop.
     mean : tuple of float, length 3
-        Subtracted from the blue, green and red channel (0-255).
+        Values (0-255) to subtract from the blue, green and red channel.
     """
 
     size: int
     mean: tuple[float, float, float]
 
     def __call__(self, path: Path) -> NDArray[np.float32]:
-        """Read one image file.
+        """Read and prepare one image file.
 
         Returns
         -------
@@ -49,27 +44,37 @@ class Preprocess:
         Raises
         ------
         ImageError
-            If the file is missing, empty, truncated, too large or no image.
+            If the file is missing, empty, truncated, too large or not an image, or the
+            image is too narrow.
         """
         return self.prepare(read_image(path))
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Prepare a decoded image: (height, width, 3), BGR, as `read_image` gives it.
+        """Prepare a decoded image.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (height, width, 3)
+            In BGR, as `read_image` returns it.
+
+        Returns
+        -------
+        ndarray of float32, shape (3, size, size)
 
         Raises
         ------
         ImageError
-            If it is too narrow.
+            If the image is too narrow.
         """
         crop = resize_and_crop(image, self.size)
         data = np.empty((3, self.size, self.size), np.float32)
-        # A plane at a time: five times as fast as all at once and then transposed.
+        # Plane by plane, which is five times as fast as a transposition.
         for k, mean in enumerate(self.mean):
             np.subtract(crop[:, :, k], np.float32(mean), out=data[k])
         return data
 
     def describe(self) -> dict[str, Any]:
-        """Describe the settings, for the record of a features file."""
+        """Describe the settings as a features file records them."""
         return {
             "size": self.size,
             "mean": list(self.mean),
@@ -94,8 +99,10 @@ def resize_and_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        If the image is so narrow that its resized long side is beyond reason.
+        If the image is so narrow that the resized one would have too many pixels.
     """
+    import cv2  # here, as in `read_image`
+
     height, width = image.shape[:2]
     scale = size / min(height, width)
     new_height, new_width = (max(size, round(n * scale)) for n in (height, width))

@@ -1,4 +1,4 @@
-"""Read the splits of any data set: a devkit or a folder of images."""
+"""The splits of a data set, whether it is a VOC devkit or a plain folder of images."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fishing.errors import DataError
-from fishing.images.devkit import read_voc, voc_image
-from fishing.images.folder import find_folder_image, read_folder, read_list
+from fishing.images.devkit import find_devkit_image, is_devkit, read_devkit_split
+from fishing.images.folder import (
+    find_folder_image,
+    read_listed_split,
+    read_whole_folder,
+)
 from fishing.images.image_list import ImageList, is_split_name
 
 
 def read_splits(data: Path, splits: Iterable[str]) -> list[ImageList]:
-    """Read the splits of a devkit or a folder of images.
+    """Read the lists and labels of splits.
 
     Parameters
     ----------
     data : Path
         A VOC devkit such as ``VOCdevkit/VOC2007``, or a folder of images.
     splits : iterable of str
-        Names of splits. None at all, for a folder of images, means all its images.
+        Names of splits. For a folder of images it may be empty, which stands for all
+        images of the folder.
 
     Returns
     -------
@@ -29,8 +34,8 @@ def read_splits(data: Path, splits: Iterable[str]) -> list[ImageList]:
     Raises
     ------
     DataError
-        If the folder, a list or a label file is missing, malformed, or names an
-        image outside the folder.
+        If the folder, a list or a label file is missing or malformed, or a list names
+        an image outside the folder.
     """
     names = list(splits)
     if not data.is_dir():
@@ -46,22 +51,22 @@ def read_splits(data: Path, splits: Iterable[str]) -> list[ImageList]:
             )
     if len(set(names)) < len(names):
         raise DataError(f"each split may be named once, found {' '.join(names)}")
-    if (data / "ImageSets" / "Main").is_dir():
+    if is_devkit(data):
         if not names:
             raise DataError(
                 f"'{data}' is a devkit: name a split of it, such as --split trainval"
             )
-        return [read_voc(data, name) for name in names]
+        return [read_devkit_split(data, name) for name in names]
     if not names:
-        return [read_folder(data)]
-    return [read_list(data, name) for name in names]
+        return [read_whole_folder(data)]
+    return [read_listed_split(data, name) for name in names]
 
 
 def find_image(data: Path, image_id: str) -> Path:
-    """Name the file of an image of a devkit or of a folder of images.
+    """Return the path of an image of a devkit or of a folder of images.
 
-    Whether there is one shows when it is read.
+    The file need not exist; reading it names the error.
     """
-    if (data / "ImageSets" / "Main").is_dir():
-        return voc_image(data, image_id)
+    if is_devkit(data):
+        return find_devkit_image(data, image_id)
     return find_folder_image(data, image_id)

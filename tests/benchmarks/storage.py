@@ -29,7 +29,7 @@ from fishing.store import ExtractionSettings, FeaturesFile, Split, write_feature
 from fishing.store import rows as storage
 from fishing.store.settings import STORAGE
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
 from random_nets import random_net
 
 # Columns and rows that are read at once: about what the kernel does.

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 from fishing.backends import BACKENDS
 from fishing.cli.main import main
 from fishing.kernels import FEATURES
+from fishing.store import ExtractionSettings, load
 
 COMMANDS = [
-    *("fetch", "extract", "evaluate", "export", "search", "temper", "info"),
-    *("photographs", "reproduce", "report"),
+    *("fetch", "extract", "evaluate", "export", "search", "retrieval", "temper"),
+    *("info", "photographs", "reproduce", "report"),
 ]
 
 
@@ -64,7 +65,7 @@ def test_info(features: Path) -> None:
 def test_info_verifies(features: Path, tmp_path: Path) -> None:
     result = _run("info", features, "--verify")
     assert result.exit_code == 0
-    assert result.output.endswith("verified: all checksums are right\n")
+    assert result.output.endswith("verified: all checksums match\n")
     assert json.loads(_run("info", features, "--verify", "--json").output)["verified"]
     assert "verified" not in _run("info", features).output
     with h5py.File(features) as file:
@@ -162,25 +163,6 @@ def test_the_data_come_from_the_environment(devkit: Path, tmp_path: Path) -> Non
     assert "there are: test trainval" in result.stderr
 
 
-def test_a_bar_on_a_terminal(devkit: Path, tmp_path: Path) -> None:
-    """Give the command a terminal of its own and look at what it draws."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "fishing", "extract", "--net", "tinyalexnet"]
-    command += ["--data", str(devkit), "--split", "test"]
-    command += ["--output", str(tmp_path / "f.h5"), "--batch-size", "4"]
-    process = subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL)
-    os.close(theirs)
-    drawn = b""
-    try:
-        while chunk := os.read(ours, 1000):
-            drawn += chunk
-    except OSError:  # the other end is closed
-        os.close(ours)
-    assert process.wait() == 0
-    assert b"test  [" in drawn
-    assert b"100%" in drawn
-
-
 def test_what_the_system_refuses_is_one_line(features: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for arguments in (
@@ -238,26 +220,43 @@ def test_search_json(features: Path) -> None:
         assert "test_005" not in {n["image_id"] for n in neighbours}
 
 
-def test_search_evaluate(features: Path) -> None:
-    result = _run("search", features, "--evaluate", "--feature", "dW7")
-    assert "in per cent, 14 queries of test\n" in result.stdout
-    result = _run("search", features, "--evaluate", "--split", "trainval", "--json")
+def test_retrieval(features: Path) -> None:
+    result = _run("retrieval", features, "--feature", "dW7")
+    headline, classes, row = result.stdout.splitlines()
+    assert headline.endswith("in per cent, 14 queries of test")
+    assert classes.split() == ["mAP", "cold", "warm"]
+    assert row.startswith("dW7 ")
+    result = _run("retrieval", features, "--split", "trainval", "--json")
     record = json.loads(result.stdout)
     assert (record["split"], record["n_queries"]) == ("trainval", 26)
     assert list(record["features"]) == list(FEATURES)
 
 
 def test_search_takes_one_kind_of_query(features: Path) -> None:
-    for arguments in ([], ["--evaluate", "--query-id", "test_005"]):
+    for arguments in ([], ["--query", "photo.jpg", "--query-id", "test_005"]):
         result = _run("search", features, *arguments)
         assert result.exit_code == 2
-        assert "one of --query, --query-id and --evaluate" in result.stderr
+        assert "exactly one of --query and --query-id" in result.stderr
+
+
+def test_options_are_the_fields_of_the_settings() -> None:
+    fields = {field.name for field in dataclasses.fields(ExtractionSettings)}
+    for command in ("extract", "reproduce"):
+        options = {option.name for option in main.commands[command].params}
+        assert fields - {"net"} == options & fields - {"net"}
+
+
+def test_reproduce_hands_the_settings_on(devkit: Path, tmp_path: Path) -> None:
     result = _run(
-        "search", features, "--evaluate", "--split", "test", "--split", "trainval"
+        *("reproduce", "--net", "tinyalexnet", "--data", devkit, "--output", tmp_path),
+        *("--temperature", 4, "--dtype", "float16", "--compression", "gzip"),
     )
-    assert "--evaluate takes one --split" in result.stderr
-    result = _run("search", features, "--evaluate", "--sheet", "s.png")
-    assert "--evaluate draws no --sheet" in result.stderr
+    assert result.exit_code == 0, result.output
+    settings = load(tmp_path / "VOC2007-tinyalexnet.h5").settings
+    expected = {"temperature": 4.0, "dtype": "float16", "compression": "gzip"}
+    assert {key: settings[key] for key in expected} == expected
+    record = json.loads((tmp_path / "VOC2007-tinyalexnet" / "results.json").read_text())
+    assert record["source"] == settings
 
 
 def test_reproduce_and_report(devkit: Path, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""`fishing evaluate`: from a features file to average precisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fishing.cli import options
+from fishing.cli.printing import print_json, print_table
+from fishing.cli.progress import ProgressBar
+
+
+@click.command()
+@click.argument(
+    "features_files", type=click.Path(path_type=Path), nargs=-1, required=True
+)
+@click.option(
+    "--train", default="trainval", show_default=True, help="Split to train on."
+)
+@click.option("--test", default="test", show_default=True, help="Split to rank.")
+@options.features
+@click.option(
+    "--protocol",
+    type=click.Choice(["voc2007", "voc2012"]),
+    help="How average precision is measured: at 11 points or as an area. By default as "
+    "in the year of the devkit; voc2007 for other data.",
+)
+@click.option(
+    "-C",
+    "C",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Regularisation parameter C of the SVMs.",
+)
+@options.output_folder(
+    "results", "Folder for results.json, the table and the VOC submission files."
+)
+@options.as_json
+def evaluate(
+    features_files: tuple[Path, ...],
+    features: tuple[str, ...],
+    output: Path,
+    as_json: bool,
+    **protocol: Any,
+) -> None:
+    """Train SVMs on features and evaluate them.
+
+    Average precisions are printed, and written to the output folder with all decision
+    values. Further files, as `fishing temper` makes them, add rows to the table; their
+    results are written to subfolders of their names.
+    """
+    from fishing.evaluate import by_temperature, evaluate, write_results
+    from fishing.kernels import FEATURES
+
+    with ProgressBar() as progress:
+        evaluations = [
+            evaluate(path, features=features or FEATURES, progress=progress, **protocol)
+            for path in features_files
+        ]
+    records = [evaluation.record for evaluation in evaluations]
+    record = by_temperature(records) if len(records) > 1 else records[0]
+    folders = [output, *(output / path.stem for path in features_files[1:])]
+    for evaluation, folder in zip(evaluations, folders, strict=True):
+        write_results(evaluation, folder)
+    if as_json:
+        print_json(record)
+        return
+    click.echo(
+        f"Average precision in per cent, {record['train']} to {record['test']}, "
+        f"protocol {record['protocol']}, C = {record['C']:g}"
+    )
+    print_table(record)
+    click.echo(f"written to {output}")

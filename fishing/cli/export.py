@@ -1,0 +1,26 @@
+"""`fishing export`: a net and its gradients as one ONNX graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fishing.cli import options
+
+
+@click.command()
+@options.net
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+def export(net: str, output: Path) -> None:
+    """Write a net as one ONNX graph.
+
+    The graph computes all activations and gradients in one call of ONNX Runtime,
+    without this package. Its inputs are images and the temperature; its metadata say
+    how to prepare the images.
+    """
+    from fishing.backends.onnx import export
+    from fishing.nets import load_net
+
+    export(load_net(net), output)
+    click.echo(output)

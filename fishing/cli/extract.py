@@ -1,0 +1,72 @@
+"""`fishing extract`: from images to a features file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fishing.cli import options
+from fishing.cli.printing import print_json
+from fishing.cli.progress import ProgressBar
+
+
+@click.command()
+@options.net
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    help="A split of the data; may be repeated. Without it, all images of a folder.",
+)
+@options.data("A VOC devkit, or a folder of images with lists <split>.txt.")
+@options.output_file("features.h5", "The features file.")
+@options.settings
+@options.device
+@options.batch_size
+@click.option(
+    "--overwrite", is_flag=True, help="Remove an existing file and start anew."
+)
+@click.option("--strict", is_flag=True, help="Stop at an image that cannot be read.")
+@options.as_json
+def extract(
+    net: str,
+    splits: tuple[str, ...],
+    data: Path,
+    output: Path,
+    settings: dict[str, Any],
+    as_json: bool,
+    **run: Any,
+) -> None:
+    """Extract gradient features of images.
+
+    The activations and the backpropagated gradients of each image are written to one
+    features file.
+
+    An interrupted extraction is resumed by the same command. Images that cannot be read
+    are reported, recorded in the file, and left out.
+    """
+    from fishing.extract import extract
+    from fishing.images import read_splits
+    from fishing.nets import load_net
+    from fishing.store import ExtractionSettings
+
+    with ProgressBar() as progress:
+        outcome = extract(
+            ExtractionSettings(load_net(net), **settings),
+            read_splits(data, splits),
+            output,
+            progress=progress,
+            **run,
+        )
+    if as_json:
+        print_json({"output": str(output), "splits": [asdict(one) for one in outcome]})
+        return
+    for one in outcome:
+        click.echo(
+            f"{output} {one.split}: {one.n_images - one.n_failed} of "
+            f"{one.n_images} images, {one.n_failed} failed"
+            + (" (was there already)" if one.was_there else "")
+        )

@@ -1,0 +1,28 @@
+"""`fishing fetch`: the weights of a net."""
+
+from __future__ import annotations
+
+import click
+
+from fishing.cli.progress import ProgressBar
+
+
+@click.command()
+@click.argument("net")
+@click.option(
+    "--from",
+    "source",
+    metavar="URL-OR-PATH",
+    help="Take the weights from here instead of from the known sources.",
+)
+def fetch(net: str, source: str | None) -> None:
+    """Fetch the weights of NET and check their SHA-256.
+
+    An interrupted download is resumed. The weights are stored in the folder that
+    FISHING_HOME names, or else in the user's cache.
+    """
+    from fishing.nets import fetch_weights, load_net
+
+    with ProgressBar() as progress:
+        path = fetch_weights(load_net(net), source, progress)
+    click.echo(path)

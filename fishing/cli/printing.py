@@ -1,0 +1,23 @@
+"""What several commands print."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import Any
+
+import click
+
+
+def print_json(record: Any) -> None:
+    """Print a record as one line of JSON."""
+    click.echo(json.dumps(record))
+
+
+def print_table(record: dict[str, Any]) -> None:
+    """Print the average precisions of a record, as wide as the terminal is."""
+    from fishing.evaluate import format_table
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    click.echo(format_table(record, width))

@@ -1,0 +1,43 @@
+"""`fishing retrieval`: how well the images of a split find each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fishing.cli import options
+from fishing.cli.printing import print_json, print_table
+from fishing.cli.progress import ProgressBar
+
+
+@click.command()
+@options.features_file
+@click.option(
+    "--split", default="test", show_default=True, help="Labelled split to measure on."
+)
+@options.features
+@options.as_json
+def retrieval(
+    features_file: Path, split: str, features: tuple[str, ...], as_json: bool
+) -> None:
+    """Measure how well a search finds images of the same class.
+
+    Every image of a labelled split is a query and ranks all others. The mean average
+    precision over all queries and over those of each class is printed.
+    """
+    from fishing.kernels import FEATURES
+    from fishing.search import evaluate_retrieval
+
+    with ProgressBar() as progress:
+        record = evaluate_retrieval(
+            features_file, split, features or FEATURES, progress
+        )
+    if as_json:
+        print_json(record)
+        return
+    click.echo(
+        f"Average precision of retrieval in per cent, {record['n_queries']} queries "
+        f"of {split}"
+    )
+    print_table(record)

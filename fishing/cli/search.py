@@ -1,0 +1,105 @@
+"""`fishing search`: the images that are nearest to one image."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from fishing.cli import options
+from fishing.cli.printing import print_json
+from fishing.cli.progress import ProgressBar
+
+
+@click.command()
+@options.features_file
+@click.option(
+    "--query", "photo", type=click.Path(path_type=Path), help="An image file."
+)
+@click.option("--query-id", "image_id", help="The id of an image in the features file.")
+@click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    help="A feature such as x7, x6+x7 or dW7; may be repeated. By default dW7.",
+)
+@click.option(
+    "-k",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Number of images to find.",
+)
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    help="Split to search; may be repeated. By default all splits.",
+)
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the query and the images found as a contact sheet in this file.",
+)
+@options.data("The devkit or folder of the images, for --sheet.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu or gpu:0: what runs the net for --query.",
+)
+@options.net_of_file
+@options.as_json
+def search(
+    features_file: Path,
+    photo: Path | None,
+    image_id: str | None,
+    features: tuple[str, ...],
+    k: int,
+    splits: tuple[str, ...],
+    sheet: Path | None,
+    data: Path,
+    device: str,
+    net: str | None,
+    as_json: bool,
+) -> None:
+    """Find the images that are nearest to one image.
+
+    The query is a photo (--query), which goes through the net and the backend that
+    FEATURES_FILE was made with, or an image of that file (--query-id). Images are
+    compared by the kernel of a feature.
+    """
+    from fishing.nets import load_net
+    from fishing.search import format_neighbours, search_id, search_photo
+
+    if (photo is None) == (image_id is None):
+        raise click.UsageError("Give exactly one of --query and --query-id.")
+    names = tuple(dict.fromkeys(features)) or ("dW7",)
+    with ProgressBar() as progress:
+        if photo is not None:
+            found = search_photo(
+                *(features_file, photo, names, k),
+                splits=splits,
+                spec=load_net(net) if net else None,
+                device=device,
+                progress=progress,
+            )
+        else:
+            found = search_id(
+                *(features_file, str(image_id), names, k),
+                splits=splits,
+                progress=progress,
+            )
+    if sheet:
+        from fishing.images import find_image
+        from fishing.search import write_sheet
+
+        write_sheet(sheet, photo or find_image(data, str(image_id)), found, data)
+    if as_json:
+        neighbours = {name: list(map(asdict, ones)) for name, ones in found.items()}
+        print_json({"query": str(photo or image_id), "neighbours": neighbours})
+        return
+    click.echo(format_neighbours(found))
+    if sheet:
+        click.echo(f"drawn to {sheet}")

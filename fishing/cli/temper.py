@@ -1,0 +1,56 @@
+"""`fishing temper`: features at other temperatures, without images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fishing.cli import options
+from fishing.cli.printing import print_json
+from fishing.cli.progress import ProgressBar
+
+
+@click.command()
+@options.features_file
+@click.option(
+    "--temperature",
+    "temperatures",
+    type=float,
+    multiple=True,
+    required=True,
+    help="Temperature of the softmax: tau in eq. 10 of the paper; may be repeated.",
+)
+@options.output_file(
+    "t{tau}.h5", "The features file to write; {tau} stands for the temperature."
+)
+@options.net_of_file
+@options.as_json
+def temper(
+    features_file: Path,
+    temperatures: tuple[float, ...],
+    output: Path,
+    net: str | None,
+    as_json: bool,
+) -> None:
+    """Compute the features of FEATURES_FILE at other temperatures.
+
+    No images are needed: the activations stay the same, and the gradients follow from
+    them and the weights of the last layers.
+    """
+    from fishing.extract import temper
+    from fishing.nets import load_net
+
+    with ProgressBar() as progress:
+        paths = temper(
+            features_file,
+            output,
+            temperatures,
+            spec=load_net(net) if net else None,
+            progress=progress,
+        )
+    if as_json:
+        print_json({"outputs": [str(path) for path in paths]})
+        return
+    for path in paths:
+        click.echo(path)
