@@ -53,11 +53,10 @@ def evaluate(
     results are written to subfolders of their names.
     """
     from fishing.evaluate import by_temperature, evaluate, write_results
-    from fishing.kernels import FEATURES
 
     with ProgressBar() as progress:
         evaluations = [
-            evaluate(path, features=features or FEATURES, progress=progress, **protocol)
+            evaluate(path, features=features, progress=progress, **protocol)
             for path in features_files
         ]
     records = [evaluation.record for evaluation in evaluations]

@@ -26,13 +26,10 @@ def retrieval(
     Every image of a labelled split is a query and ranks all others. The mean average
     precision over all queries and over those of each class is printed.
     """
-    from fishing.kernels import FEATURES
     from fishing.search import evaluate_retrieval
 
     with ProgressBar() as progress:
-        record = evaluate_retrieval(
-            features_file, split, features or FEATURES, progress
-        )
+        record = evaluate_retrieval(features_file, split, features, progress)
     if as_json:
         print_json(record)
         return

@@ -22,7 +22,8 @@ from fishing.cli.progress import ProgressBar
     "--feature",
     "features",
     multiple=True,
-    help="A feature such as x7, x6+x7 or dW7; may be repeated. By default dW7.",
+    help="A feature such as x7, x6+x7 or dW7; may be repeated. By default the "
+    "deepest gradient of the file but one: dW7 for the paper's nets.",
 )
 @click.option(
     "-k",
@@ -75,7 +76,7 @@ def search(
 
     if (photo is None) == (image_id is None):
         raise click.UsageError("Give exactly one of --query and --query-id.")
-    names = tuple(dict.fromkeys(features)) or ("dW7",)
+    names = tuple(dict.fromkeys(features))
     with ProgressBar() as progress:
         if photo is not None:
             found = search_photo(

@@ -11,8 +11,8 @@ from sklearn.svm import SVC
 
 from fishing.errors import EvaluationError
 from fishing.kernels import Kernel
-from fishing.kernels.gram_matrices import row_blocks
 from fishing.processes import in_threads
+from fishing.store import row_blocks
 
 _MAX_C = 1e12  # LIBSVM may not come to an end beyond it
 

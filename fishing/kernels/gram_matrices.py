@@ -18,14 +18,12 @@ from scipy.linalg.blas import sgemm, ssyrk
 from fishing.errors import EvaluationError
 from fishing.kernels.features import choose_features, feature_blobs, parse_feature
 from fishing.processes import in_threads
-from fishing.store import Rows, Split
+from fishing.store import Rows, Split, row_blocks
 
 Gram: TypeAlias = NDArray[np.float32]
 
 # 128 MiB a panel: HDF5 is slow at reading a few columns of each row.
 _PANEL_VALUES = 2**25
-# A chunk of a compressed file has as many rows, and at most as many columns.
-_BLOCK_ROWS = 256
 _PANEL_STEP = 512
 
 _log = logging.getLogger(__name__)
@@ -323,11 +321,6 @@ def _mirror(K: Gram) -> None:
         K[block, block.stop :] = K[block.stop :, block].T
 
     in_threads(mirror, row_blocks(len(K)))
-
-
-def row_blocks(n: int) -> Iterator[slice]:
-    """Cut n rows into blocks that are small beside a kernel."""
-    return (slice(i, min(i + _BLOCK_ROWS, n)) for i in range(0, n, _BLOCK_ROWS))
 
 
 def _panels(n: int, d: int) -> Iterator[slice]:

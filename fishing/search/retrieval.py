@@ -18,9 +18,8 @@ from fishing.kernels import (
     feature_blobs,
     in_order_of_depth,
 )
-from fishing.kernels.gram_matrices import row_blocks
 from fishing.progress import Progress, silent
-from fishing.store import FeaturesFile
+from fishing.store import FeaturesFile, row_blocks
 
 
 def evaluate_retrieval(

@@ -24,10 +24,9 @@ from fishing.kernels import (
     gram_products,
     main_feature,
 )
-from fishing.kernels.gram_matrices import row_blocks
 from fishing.nets import NetSpec, recorded_net
 from fishing.progress import Progress, silent
-from fishing.store import ExtractionSettings, FeaturesFile, Rows, Split
+from fishing.store import ExtractionSettings, FeaturesFile, Rows, Split, row_blocks
 
 _log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ def test_panels_and_blocks_change_nothing(rng, monkeypatch) -> None:
     whole = Kernels(train, test)("dW7")
     monkeypatch.setattr(module, "_PANEL_VALUES", 30 * 7)
     monkeypatch.setattr(module, "_PANEL_STEP", 7)
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 8)
+    monkeypatch.setattr("fishing.store.rows.BLOCK_ROWS", 8)
     for part, expected in zip(Kernels(train, test)("dW7"), whole, strict=True):
         np.testing.assert_allclose(part[:], expected[:], atol=1e-6)
         assert not (part[:] == expected[:]).all()  # sums were cut elsewhere

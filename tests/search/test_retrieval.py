@@ -48,7 +48,7 @@ def test_blocks_change_nothing(tmp_path: Path, rng, monkeypatch) -> None:
     file = write_file(tmp_path / "f.h5", test=make_split(rng, 40))
     whole = evaluate_retrieval(file)
     assert list(whole["features"]) == list(FEATURES)
-    monkeypatch.setattr("fishing.kernels.gram_matrices._BLOCK_ROWS", 7)
+    monkeypatch.setattr("fishing.store.rows.BLOCK_ROWS", 7)
     parts = evaluate_retrieval(file)
     for feature, result in parts["features"].items():
         assert result["mAP"] == pytest.approx(whole["features"][feature]["mAP"])

@@ -30,7 +30,7 @@ def splits(rng) -> dict:
 def test_neighbours_are_those_of_all_pairs(
     tmp_path: Path, splits, monkeypatch, block_rows: int
 ) -> None:
-    monkeypatch.setattr("fishing.kernels.gram_matrices._BLOCK_ROWS", block_rows)
+    monkeypatch.setattr("fishing.store.rows.BLOCK_ROWS", block_rows)
     file = write_file(tmp_path / "f.h5", **splits)
     found = search_id(file, "te3", ["dW7", "x7"], k=12)
     assert list(found) == ["dW7", "x7"]
@@ -61,7 +61,7 @@ def test_one_pass_over_the_blobs_that_are_needed(splits, monkeypatch) -> None:
             read.append((self.name, key))
             return self.values[key]
 
-    monkeypatch.setattr("fishing.kernels.gram_matrices._BLOCK_ROWS", 10)
+    monkeypatch.setattr("fishing.store.rows.BLOCK_ROWS", 10)
     split = splits["trainval"]
     query = {name: rows[:1] for name, rows in split.blobs.items()}
     for name, rows in split.blobs.items():
