@@ -164,7 +164,7 @@ def fetch(net: str, source: str | None) -> None:
 )
 @click.option(
     "--compression",
-    type=click.Choice(["none", "lzf", "gzip"]),
+    type=click.Choice(["none", "gzip"]),
     default="none",
     show_default=True,
     help="Of the stored values, without loss; reading takes longer.",
