@@ -19,7 +19,7 @@ from fishing.progress import Progress
 from fishing.store.format import SHA256
 from fishing.store.places import BAD_INDEX, open_values
 from fishing.store.rows import row_blocks
-from fishing.store.values import OpenFile
+from fishing.store.values import OpenFile, PlainValues
 
 
 class Checksum:
@@ -73,32 +73,48 @@ def find_damage(
     dict of str to str
         What is wrong with each dataset that is damaged, or with the outline, which has
         the name ``/``.
-
-    Raises
-    ------
-    BAD_INDEX
-        If the index is none.
     """
-    damage: dict[str, str] = dict(index["damage"])
-    outline, values = index["outline"], {}
-    for name, place in index["places"].items():
-        try:
-            values[name] = open_values(file, name, outline[name], place)
-        except BAD_INDEX as error:
-            damage[name] = one_line(error)
+    try:
+        damage: dict[str, str] = dict(index["damage"])
+        values, recorded = _open_all(file, index, damage)
+        is_other_outline = outline_sha256(index["outline"]) != recorded["/"]
+    except BAD_INDEX as error:
+        return {"/": one_line(error)}
     done, total = 0, sum(part.nbytes for part in values.values())
     for name, part in values.items():
         checksum = Checksum()
-        try:
-            for block in row_blocks(part.shape[0]):
+        for block in row_blocks(part.shape[0]):
+            try:
                 rows = part.read(block)
-                checksum.update(rows)
-                done += rows.nbytes
-                progress(file.path.name, done, total, "B")
-            if checksum.hexdigest() != outline[name]["attributes"][SHA256]:
-                damage[name] = "other values than were written"
-        except (*BAD_INDEX, OSError) as error:
-            damage[name] = one_line(error)
-    if not damage and outline_sha256(outline) != outline["/"]["attributes"].get(SHA256):
+            except (OSError, ValueError) as error:
+                damage[name] = one_line(error)
+                break
+            checksum.update(rows)
+            done += rows.nbytes
+            progress(file.path.name, done, total, "B")
+        else:
+            if checksum.hexdigest() != recorded[name]:
+                damage[name] = (
+                    "other values than were written"
+                    if recorded[name]
+                    else "no checksum"
+                )
+    if not damage and is_other_outline:
         damage["/"] = "other attributes, shapes or types than were written"
     return damage
+
+
+def _open_all(
+    file: OpenFile, index: Mapping[str, Any], damage: dict[str, str]
+) -> tuple[dict[str, PlainValues], dict[str, Any]]:
+    """Open all datasets, and collect recorded checksums; note what is damaged."""
+    values: dict[str, PlainValues] = {}
+    recorded = {"/": index["outline"]["/"]["attributes"].get(SHA256)}
+    for name, place in index["places"].items():
+        try:
+            form = index["outline"][name]
+            recorded[name] = form["attributes"].get(SHA256)
+            values[name] = open_values(file, name, form, place)
+        except BAD_INDEX as error:
+            damage[name] = one_line(error)
+    return values, recorded

@@ -164,8 +164,7 @@ def verify(path: Path, progress: Progress = silent) -> None:
         _read(file, index)
     except StoreError as error:
         refusal, index = error, ask("survey", file)
-    with _refusal(path):
-        damage = find_damage(file, index, progress)
+    damage = find_damage(file, index, progress)
     if damage:
         found = "; ".join(f"{name}: {reason}" for name, reason in damage.items())
         raise StoreError(

@@ -2,7 +2,7 @@
 
 Prints tables and writes the same as JSON. The blobs are those of TinyAlexNet on real
 photographs, and of an AlexNet with random weights, of which about half are zeros, less
-than of a trained one. What hdf5plugin offers is measured where it is installed.
+than of a trained one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from fishing.extract import extract
 from fishing.images import ImageList, read_splits
 from fishing.nets import NetSpec, load_net
 from fishing.store import ExtractionSettings, FeaturesFile, Split, write_features
-from fishing.store import rows as storage
+from fishing.store import write as storage
 from fishing.store.settings import STORAGE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
@@ -35,22 +34,8 @@ from random_nets import random_net
 # Columns and rows that are read at once: about what the kernel does.
 _COLUMNS, _ROWS = 1664, 512
 _OTHERS: dict[str, dict[str, Any]] = {
-    "lzf, shuffled": {"compression": "lzf", "shuffle": True},
     "gzip level 4": {"compression": "gzip", "compression_opts": 4, "shuffle": True},
 }
-with suppress(ImportError):
-    import hdf5plugin
-
-    _OTHERS |= {
-        f"blosc2 {name} {level}": dict(
-            hdf5plugin.Blosc2(
-                cname=name, clevel=level, filters=hdf5plugin.Blosc2.SHUFFLE
-            )
-        )
-        for name, level in (("lz4", 5), ("blosclz", 5), ("zstd", 1), ("zstd", 5))
-    }
-    _OTHERS["bitshuffle lz4"] = dict(hdf5plugin.Bitshuffle())
-
 Figures = dict[str, float]
 Splits = dict[str, Split]
 

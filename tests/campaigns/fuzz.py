@@ -87,7 +87,7 @@ def campaign(
         stop = min(start + BATCH, count)
         begun, death = _run_apart(reader, seed, start, stop, keep, outcome)
         if death:
-            note(outcome.findings, keep, reader, death, seed, begun)
+            _note(outcome, keep, reader, death, seed, begun)
             stop = begun + 1
         start = outcome.begun = stop
         if sys.stderr.isatty():
@@ -117,7 +117,7 @@ def _run_apart(
         findings.seek(0)
         for line in findings.read().decode().splitlines():
             number, what = line.split(" ", 1)
-            note(outcome.findings, keep, reader, what, seed, int(number))
+            _note(outcome, keep, reader, what, seed, int(number))
     return begun, death
 
 
@@ -188,13 +188,21 @@ def judge(run: Callable[[bytes], None], data: bytes) -> str | None:
     return None
 
 
+def _note(
+    outcome: Outcome, keep: Path, reader: Reader, what: str, seed: int, number: int
+) -> None:
+    data = next(mutations(reader, seed, number, number + 1))
+    name = f"seed-{seed}-input-{number}"
+    note(outcome.findings, keep, reader, what, data, name)
+
+
 def note(
     findings: dict[str, int] | None,
     keep: Path,
     reader: Reader,
     what: str,
-    seed: int,
-    number: int,
+    data: bytes,
+    name: str,
 ) -> None:
     """Count a finding, and keep the first inputs of each kind."""
     assert findings is not None
@@ -202,9 +210,8 @@ def note(
     if findings[what] <= 3:
         folder = keep / reader.name
         folder.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"[^\w.-]+", "-", what)[:80]
-        data = next(mutations(reader, seed, number, number + 1))
-        (folder / f"{name}-seed-{seed}-input-{number}").write_bytes(data)
+        kind = re.sub(r"[^\w.-]+", "-", what)[:80]
+        (folder / f"{kind}-{name}").write_bytes(data)
 
 
 def limit_memory() -> None:

@@ -52,7 +52,8 @@ def main() -> None:
             what = fuzz.judge(run, data)
             counts[{None: "taken", "": "refused"}.get(what, "findings")] += 1
             if what:
-                fuzz.note(findings, arguments.keep, reader, what, data)
+                name = f"guided-{sum(counts.values())}"
+                fuzz.note(findings, arguments.keep, reader, what, data, name)
             if time.monotonic() > end:  # libFuzzer would leave no time for this
                 texts = [
                     f"{n} {what}" for what, n in (*counts.items(), *findings.items())

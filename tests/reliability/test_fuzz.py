@@ -15,7 +15,7 @@ import pytest
 
 from campaigns import fuzz
 from fishing.errors import StoreError
-from fishing.store import FeaturesFile
+from fishing.store import FeaturesFile, index_process
 from hdf5_checksums import find_blocks, repair
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -79,13 +79,32 @@ def test_every_guarded_structure_is_found() -> None:
     met = set()
     for seed in fuzz.READERS["features"]().seeds:
         starts = {block.start for block in find_blocks(seed)}
-        is_old = seed[8] == 0  # version of the superblock
-        assert bool(starts) != is_old
-        if not is_old:
-            found = {m.start(): m.group() for m in re.finditer(kinds, seed)}
-            assert starts == {0, *found}
-            met |= set(found.values())
+        found = {m.start(): m.group() for m in re.finditer(kinds, seed)}
+        assert starts == {0, *found}
+        met |= set(found.values())
     assert met == set(kinds.split(b"|"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reached"),
+    [
+        ("chunk-index-damaged", "wrong B-tree signature"),
+        ("chunks-of-a-shape-that-grows", "a shape that may grow to"),
+        ("libhdf5-crashed", "HDF5 crashes|of type object"),
+        ("libhdf5-freed-twice", "memory allocation failed|does not come to an end"),
+        ("libhdf5-went-round-in-a-heap", "does not come to an end"),
+        ("libhdf5-wrote-beyond-a-table-of-attributes", "HDF5 crashes|no blobs"),
+    ],
+)
+def test_damage_reaches_what_it_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reached: str
+) -> None:
+    """No earlier check spares HDF5 the damage."""
+    monkeypatch.setattr(index_process, "CPU_SECONDS", 0)
+    path = tmp_path / "f.h5"
+    path.write_bytes(gzip.decompress((CORPUS / "features" / f"{name}.gz").read_bytes()))
+    with pytest.raises(StoreError, match=reached):
+        FeaturesFile(path)
 
 
 class _Fragile(fuzz.Reader):
