@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,6 @@ def find_folder_image(folder: Path, image_id: str) -> Path:
     for suffix in IMAGE_SUFFIXES:
         for spelling in (suffix, suffix.upper()):
             candidate = folder / f"{image_id}{spelling}"
-            if candidate.is_file():
+            if os.path.isfile(candidate):  # False where the name is too long
                 return candidate
     return folder / f"{image_id}{IMAGE_SUFFIXES[0]}"

@@ -191,7 +191,7 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "zero.txt").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe.txt")
     for name in ("zero", "pipe"):
-        with pytest.raises(DataError, match="none that can be read to its end"):
+        with pytest.raises(DataError, match="found a folder, a device or a pipe"):
             read_splits(tmp_path, [name])
 
 

@@ -409,8 +409,8 @@ def test_batches_and_backends_change_no_row(mixed: Path, tmp_path: Path) -> None
         for batch_size in (1, 7, 32):
             path = tmp_path / f"{backend}{batch_size}.h5"
             lists = read_splits(mixed, [])
-            options: dict[str, Any] = {"backend": backend, "batch_size": batch_size}
-            extract(ExtractionSettings(load_net("tinyalexnet")), lists, path, **options)
+            settings = ExtractionSettings(load_net("tinyalexnet"), backend)
+            extract(settings, lists, path, batch_size=batch_size)
             found[backend, batch_size] = _contents(path)
     ids, blobs = found["caffe", 1]
     assert list(ids[0]) == [f"{i:02d}.png" for i in range(40) if i % 5 != 2]
