@@ -10,7 +10,30 @@ from numpy.typing import NDArray
 
 
 class Backend(Protocol):
-    """A net that is loaded and ready to run."""
+    """A net that is loaded and ready to run.
+
+    The classes that implement this interface are constructed with these parameters, of
+    which `OpenvinoBackend` has no `tf32`. `open_backend` chooses among them.
+
+    Parameters
+    ----------
+    spec : NetSpec
+    temperature : float
+        tau of eq. 10; positive.
+    batch_size : int or None
+        By default 32 on the CPU, and on a GPU as many as its memory allows.
+    device : str
+        ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Multiply in TF32 on the GPU.
+
+    Raises
+    ------
+    BackendError
+        If the library is missing or does not run on the device, or if it stops.
+    NetError
+        If the weights are missing, or if the net does not fit or cannot be converted.
+    """
 
     @property
     def widths(self) -> Mapping[str, int]:

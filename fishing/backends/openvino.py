@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fishing.backends.devices import CPU_BATCH
 from fishing.backends.onnx.export import write_graph
 from fishing.backends.onnx.graph import DATA, TAU, gradient_graph
-from fishing.errors import BackendError
+from fishing.errors import BackendError, needs_extra
 from fishing.nets import NetSpec
 from fishing.processes import usable_cores
 
@@ -24,25 +24,10 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenvinoBackend:
-    """A net in OpenVINO; implements `fishing.backends.Backend`.
+    """A net in OpenVINO on the CPU; implements `fishing.backends.Backend`.
 
-    Parameters
-    ----------
-    spec : NetSpec
-    temperature : float
-    batch_size : int or None
-        By default 32. The graph takes batches of any size.
-    device : str
-        ``cpu``.
-    precision : str
-        ``float32`` or ``bfloat16``, for products. Blobs are always float32.
-
-    Raises
-    ------
-    BackendError
-        If OpenVINO is missing, the processor lacks the precision, or OpenVINO stops.
-    NetError
-        If the weights are missing, or if the net does not fit or cannot be converted.
+    Products are computed in `precision`, ``float32`` or ``bfloat16``, which not every
+    processor has. Blobs are always float32.
     """
 
     n_at_once = 1
@@ -61,13 +46,8 @@ class OpenvinoBackend:
                 f"expected --device cpu for OpenVINO, found '{device}'; --backend "
                 "caffe and --backend onnx run on GPUs"
             )
-        try:
+        with needs_extra("openvino"):
             import openvino
-        except ImportError as error:
-            raise BackendError(
-                f"expected OpenVINO, found that it cannot be imported ({error}); run "
-                "`pip install 'fishing[openvino]'` or use --backend onnx"
-            ) from None
         core = openvino.Core()
         if precision == "bfloat16":
             _check_bfloat16(core)

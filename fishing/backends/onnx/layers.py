@@ -19,24 +19,10 @@ from fishing.nets.caffe_messages import TEST, EltwiseParameter
 
 
 def convert(build: Builder, layer: Any, bottoms: Sequence[Value]) -> Value:
-    """Add a layer to the graph.
+    """Add a layer to the graph, and return its top.
 
-    Parameters
-    ----------
-    build : Builder
-    layer : LayerParameter
-    bottoms : sequence of Value
-
-    Returns
-    -------
-    Value
-        The layer's top.
-
-    Raises
-    ------
-    NetError
-        If the layer has a type or settings that cannot be converted, or if its
-        parameters are missing or have other shapes.
+    A NetError says that its type or its settings cannot be converted, or that its
+    parameters are missing or have other shapes.
     """
     if layer.type not in _ONE_BOTTOM and layer.type not in _MANY_BOTTOMS:
         known = " ".join(sorted([*_ONE_BOTTOM, *_MANY_BOTTOMS]))
