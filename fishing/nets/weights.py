@@ -1,4 +1,4 @@
-"""Where the weights of a net are, and whether they are the ones on record."""
+"""Find the weights of a net, and check that they are the ones on record."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def cached_weights(spec: NetSpec) -> Path:
 def weights_path(spec: NetSpec) -> Path:
     """Find the weights of a net, beside its `net.toml` or in the cache.
 
-    Only weights with a SHA-256 on record are looked for in the cache. Without one,
-    another net's file of the same name would pass for them.
+    Only weights with a SHA-256 on record are looked for in the cache. Otherwise, the
+    file of another net with the same name could be taken for them.
 
     Parameters
     ----------
@@ -85,12 +85,12 @@ def check_weights(spec: NetSpec, path: Path) -> str:
     Returns
     -------
     str
-        The SHA-256 of the file. It is not compared with anything if none is on record.
+        The SHA-256 of the file. If none is on record, nothing is compared.
 
     Raises
     ------
     NetError
-        If they differ.
+        If the two differ.
     """
     found = file_sha256(path)
     if spec.weights.sha256 not in (None, found):

@@ -117,17 +117,17 @@ class Builder:
     def parameters(
         self, layer: Any, shapes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float32]]:
-        """Find a layer's parameters, and give them the shapes that the layer expects."""
+        """Find a layer's parameters, and give them the shapes that it expects."""
         fitted = fit_weights(self._caffemodel, self._weights, {layer.name: shapes})
         return fitted[layer.name]
 
     def weights(self, layer: Any, shapes: Sequence[Sequence[int]]) -> list[str]:
         """Make initializers of a layer's parameters, and return their names."""
-        names = self.weight_names.setdefault(layer.name, [])
         found = self.parameters(layer, shapes)
-        for name, array in zip(("weights", "bias"), found, strict=False):
-            names.append(self._unique(f"{layer.name}/{name}"))
-            self._initializers[names[-1]] = array
+        kinds = ("weights", "bias")[: len(found)]
+        names = [self._unique(f"{layer.name}/{kind}") for kind in kinds]
+        self._initializers.update(zip(names, found, strict=True))
+        self.weight_names[layer.name] = names
         return names
 
     def reshape(self, value: Value, shape: Sequence[int], name: str) -> Value:
@@ -187,7 +187,7 @@ def check_size(name: str, shape: Sequence[int]) -> None:
 
 
 def canonical_axis(layer: Any, axis: int, x: Value) -> int:
-    """Count an axis from the first, and refuse one that is missing or the batch axis."""
+    """Count an axis from the first, and refuse the batch axis and missing ones."""
     n_axes = len(x.shape) + 1
     found = axis + n_axes if axis < 0 else axis
     if not 1 <= found < n_axes:

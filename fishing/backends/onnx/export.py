@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from fishing.backends.onnx.builder import Graph
 from fishing.backends.onnx.graph import gradient_graph
@@ -63,7 +63,10 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
                 weights = files.enter_context(whole_file(data))
                 tensors = _write_data(graph, weights, data.name)
             else:
-                tensors = [_tensor(*item) for item in graph.initializers.items()]
+                tensors = [
+                    numpy_helper.from_array(array, name)
+                    for name, array in graph.initializers.items()
+                ]
             model = graph.model(tensors)
             model.doc_string = spec.title
             helper.set_model_props(model, metadata)
@@ -73,7 +76,7 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
 
 
 def write_graph(graph: Graph, path: Path) -> None:
-    """Write a graph for a runtime that reads files, and its weights to ``<path>.data``."""
+    """Write a graph for a runtime that reads files; ``<path>.data`` has its weights."""
     data = _data_file(path)
     tensors = _write_data(graph, data, data.name)
     path.write_bytes(graph.model(tensors).SerializeToString())
@@ -92,12 +95,6 @@ def external_tensor(name: str, array: NDArray[Any], **where: str) -> TensorProto
     return tensor
 
 
-def _tensor(name: str, array: NDArray[Any]) -> TensorProto:
-    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
-    raw = array.tobytes()
-    return TensorProto(name=name, dims=array.shape, data_type=dtype, raw_data=raw)
-
-
 def _data_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
@@ -111,7 +108,7 @@ def _write_data(graph: Graph, path: Path, name: str) -> list[TensorProto]:
     with path.open("wb") as file:
         for key, array in graph.initializers.items():
             if array.dtype != np.float32 or array.nbytes < 1024:
-                tensors.append(_tensor(key, array))
+                tensors.append(numpy_helper.from_array(array, key))
                 continue
             start = -(-file.tell() // 4096) * 4096
             file.seek(start)
