@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.errors import BackendError
+
 
 class Backend(Protocol):
     """A net that is loaded and ready to run.
@@ -72,3 +74,9 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release the net and its memory."""
         ...
+
+
+def stopped(library: str, error: Exception) -> BackendError:
+    """Make an error of an exception with which a library stopped."""
+    words = " ".join(str(error).split())
+    return BackendError(f"{library} stopped: {words or type(error).__name__}")

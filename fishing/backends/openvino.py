@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends.devices import CPU_BATCH
+from fishing.backends.interface import stopped
 from fishing.backends.onnx.export import write_graph
 from fishing.backends.onnx.graph import DATA, TAU, gradient_graph
 from fishing.errors import BackendError, needs_extra
@@ -68,14 +69,14 @@ class OpenvinoBackend:
                 compiled = core.compile_model(core.read_model(path), "CPU", settings)
             self._request: Any = compiled.create_infer_request()
         except (OSError, RuntimeError) as error:
-            raise _stopped(error) from None
+            raise stopped("OpenVINO", error) from None
 
     def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Run a batch; see `fishing.backends.Backend.run`."""
         try:
             self._request.infer({DATA: data, TAU: self._tau})
         except RuntimeError as error:
-            raise _stopped(error) from None
+            raise stopped("OpenVINO", error) from None
         return {
             # The tensor's memory is overwritten by the next pass.
             name: self._request.get_tensor(name).data.copy()
@@ -88,16 +89,10 @@ class OpenvinoBackend:
 
 
 def _check_bfloat16(core: Any) -> None:
-    """Refuse a processor that has no instructions for bfloat16, or emulates them."""
+    """Refuse a processor that has no instructions for bfloat16 or emulates them."""
     found = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in found:
         raise BackendError(
             "expected a processor with instructions for bfloat16 (AMX or AVX-512), "
             f"found one with {' '.join(sorted(found))}; use --backend openvino"
         )
-
-
-def _stopped(error: Exception) -> BackendError:
-    """Make an error of OpenVINO's message, in one line."""
-    words = " ".join(str(error).split())
-    return BackendError(f"OpenVINO stopped: {words or type(error).__name__}")

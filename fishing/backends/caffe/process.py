@@ -105,16 +105,14 @@ class CaffeNet:
         with tempfile.TemporaryFile("w+") as file:
             file.write(str(self._derived.param))
             file.seek(0)
-            name = f"/dev/fd/{file.fileno()}"
-            if device == "cpu" and sys.platform == "linux":
-                # A new net holds parameters and little else.
+            is_limited = device == "cpu" and sys.platform == "linux"
+            if is_limited:  # a new net holds parameters and little else
                 _limit_memory(_memory_used() + 2 * weights.stat().st_size + _ROOM)
-                self.net = caffe.Net(name, caffe.TEST)
+            self.net = caffe.Net(f"/dev/fd/{file.fileno()}", caffe.TEST)
+            if is_limited:
                 _limit_memory(os.sysconf("SC_PHYS_PAGES") * resource.getpagesize())
-            else:
-                self.net = caffe.Net(name, caffe.TEST)
-        # Caffe would leave a layer untrained if the file lacks it, and abort if the
-        # file has parameters of another shape.
+        # Caffe would leave a layer untrained that the file lacks, and abort if the file
+        # has parameters of another shape.
         shapes = {
             name: [list(param.shape) for param in params]
             for name, params in self.net.params.items()

@@ -18,6 +18,7 @@ from fishing.backends.devices import (
     fitting_batch,
     parse_device,
 )
+from fishing.backends.interface import stopped
 from fishing.backends.onnx.builder import Graph
 from fishing.backends.onnx.export import external_tensor
 from fishing.backends.onnx.graph import DATA, TAU, gradient_graph, graph_bytes
@@ -59,7 +60,7 @@ class OnnxBackend:
         try:
             found = self._session.run(names, {DATA: data, TAU: self._tau})
         except Exception as error:  # its errors have no common base
-            raise _stopped(error) from None
+            raise stopped("ONNX Runtime", error) from None
         return dict(zip(names, found, strict=True))
 
     def close(self) -> None:
@@ -100,12 +101,6 @@ def _providers(device: str, *, tf32: bool) -> list[Any]:
     return [(_CUDA, settings), "CPUExecutionProvider"]
 
 
-def _stopped(error: Exception) -> BackendError:
-    """Make an error of ONNX Runtime's message, in one line."""
-    words = " ".join(str(error).split())
-    return BackendError(f"ONNX Runtime stopped: {words or type(error).__name__}")
-
-
 def open_session(graph: Graph, providers: list[Any]) -> Any:
     """Load a graph into ONNX Runtime, which reads the weights from numpy's arrays.
 
@@ -133,7 +128,7 @@ def open_session(graph: Graph, providers: list[Any]) -> Any:
             model, options, providers, enable_fallback=0
         )
     except Exception as error:
-        raise _stopped(error) from None
+        raise stopped("ONNX Runtime", error) from None
     first = providers[0][0] if isinstance(providers[0], tuple) else providers[0]
     if first not in session.get_providers():
         raise BackendError(

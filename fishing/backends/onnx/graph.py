@@ -82,7 +82,10 @@ def build_graph(
     build.reserve(DATA, TAU, *outputs, *gradients)
     for layer in used:
         if layer.type == "Input":
-            _check_one_input(layer, inputs)
+            n_shapes = len(layer.input_param.shape)
+            if inputs or len(layer.top) != 1 or n_shapes != 1:
+                found = f"{n_shapes} shapes or another input"
+                raise refusal(layer, "one input of one shape", found)
             shape = layer.input_param.shape[0].dim[1:]
             values[layer.top[0]] = Value(DATA, tuple(shape))
             inputs[DATA] = ["n", *shape]
@@ -92,12 +95,12 @@ def build_graph(
             raise refusal(layer, f"a layer before it to write '{missing[0]}'", "none")
         bottoms = [values[bottom] for bottom in layer.bottom]
         values[layer.top[0]] = convert(build, layer, bottoms)
-    found = {name: values[blob] for name, blob in outputs.items()}
+    results = {name: values[blob] for name, blob in outputs.items()}
     if head:
         inputs[TAU] = []
         slopes = backward(build, head, values, Value(TAU, ()))
-        found |= dict(zip(gradients, slopes, strict=True))
-    return build.finish(inputs, found)
+        results |= zip(gradients, slopes, strict=True)
+    return build.finish(inputs, results)
 
 
 def graph_bytes(graph: Graph) -> tuple[int, int]:
@@ -110,12 +113,6 @@ def graph_bytes(graph: Graph) -> tuple[int, int]:
     values = sum(math.prod(shape) for shape in graph.shapes.values())
     fixed = sum(array.nbytes for array in graph.initializers.values()) + 2**30
     return fixed, 4 * values
-
-
-def _check_one_input(layer: Any, inputs: Mapping[str, Any]) -> None:
-    n_shapes = len(layer.input_param.shape)
-    if inputs or len(layer.top) != 1 or n_shapes != 1:
-        raise refusal(layer, "one input of one shape", f"{n_shapes} shapes or another")
 
 
 def _check_names(layers: Sequence[Any]) -> None:
