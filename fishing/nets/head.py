@@ -18,18 +18,10 @@ SAME_VALUES = {"Dropout", "Flatten", "Reshape"}
 
 
 class Head(NamedTuple):
-    """The layers from the lowest inner product to the logits.
+    """The layers from the lowest inner product to the logits."""
 
-    Attributes
-    ----------
-    layers : list of LayerParameter
-        From the logits down. Layers below the lowest inner product may follow it.
-    inner_products : list of LayerParameter
-        From the lowest up.
-    """
-
-    layers: list[Any]
-    inner_products: list[Any]
+    layers: list[Any]  # from the logits down, maybe with some below the lowest product
+    inner_products: list[Any]  # from the lowest up
 
 
 def prepare_head(

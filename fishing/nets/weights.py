@@ -131,7 +131,14 @@ def recorded_net(
         If the settings name no net of models/, the net or its weights are missing, or
         the SHA-256 of the prototxt or of the weights is not the recorded one.
     """
-    spec = spec or _named(settings, path)
+    if spec is None:
+        name, known = str(settings.get("net")), net_names()
+        if name not in known:
+            raise NetError(
+                f"{path}: expected a net of: {' '.join(known)}; found '{name}'; name "
+                "its folder with --net"
+            )
+        spec = load_net(name)
     caffemodel = weights_path(spec)
     for key, source, found in (
         ("net_sha256", spec.prototxt, spec.net_sha256),
@@ -141,17 +148,6 @@ def recorded_net(
         if found != expected:
             raise NetError(
                 f"{path} was made with another {key}: expected {expected}, found "
-                f"{found} of {source}; name the net that it was made with by --net"
+                f"{found} of {source}; use --net to name the net that it was made with"
             )
     return spec
-
-
-def _named(settings: Mapping[str, Any], path: Path) -> NetSpec:
-    """Load the net of models/ that the settings name."""
-    name = str(settings.get("net"))
-    if name not in net_names():
-        raise NetError(
-            f"{path}: expected a net of: {' '.join(net_names())}; found '{name}'; "
-            "name its folder with --net"
-        )
-    return load_net(name)

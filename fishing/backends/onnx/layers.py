@@ -76,7 +76,7 @@ def scale_factors(
 
 
 def _inner_product(build: Builder, layer: Any, x: Value) -> Value:
-    """Multiply by the weights, (num_output, K) or transposed."""
+    """Multiply by the weights, of shape (num_output, K) or transposed."""
     p, name = layer.inner_product_param, layer.top[0]
     axis = canonical_axis(layer, p.axis, x)
     lead, width = x.shape[: axis - 1], math.prod(x.shape[axis - 1 :])
@@ -124,7 +124,7 @@ def _tanh(build: Builder, layer: Any, x: Value) -> Value:
 
 
 def _dropout(build: Builder, layer: Any, x: Value) -> Value:
-    return x  # Caffe scales in training, not when a net is tested
+    return x  # Caffe scales the values in the TRAIN phase alone
 
 
 def _softmax(build: Builder, layer: Any, x: Value) -> Value:

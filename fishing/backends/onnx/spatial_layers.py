@@ -20,6 +20,8 @@ from fishing.backends.onnx.builder import (
 )
 from fishing.nets.caffe_messages import LRNParameter, PoolingParameter
 
+Sides = list[int]  # along height and width
+
 
 def convolution(build: Builder, layer: Any, x: Value) -> Value:
     """Convolve with weights (num_output, channels / group, kernel_h, kernel_w)."""
@@ -111,10 +113,8 @@ def lrn(build: Builder, layer: Any, x: Value) -> Value:
     if p.norm_region == LRNParameter.ACROSS_CHANNELS:
         if p.beta == 0.75 and not build.native_lrn:
             return _lrn_by_pooling(build, layer, x)
-        settings = {"alpha": p.alpha, "beta": p.beta, "bias": p.k}
-        settings = {key: float(value) for key, value in settings.items()}
-        size = p.local_size
-        return build.node("LRN", [x], layer.top[0], x.shape, size=size, **settings)
+        settings = {"alpha": p.alpha, "beta": p.beta, "bias": p.k, "size": p.local_size}
+        return build.node("LRN", [x], layer.top[0], x.shape, **settings)
     window, pad = [p.local_size] * 2, [(p.local_size - 1) // 2] * 2
     square = build.node("Mul", [x, x], f"{name}/square", x.shape)
     mean = _average(
@@ -164,10 +164,10 @@ def _average(
     build: Builder,
     name: str,
     x: Value,
-    kernel: list[int],
-    stride: list[int],
-    pad: list[int],
-    out: list[int],
+    kernel: Sides,
+    stride: Sides,
+    pad: Sides,
+    out: Sides,
 ) -> Value:
     """Take means as Caffe does: over windows that are clipped where padding ends."""
     size, shape = list(x.shape[1:]), [x.shape[0], *out]
@@ -198,12 +198,8 @@ def _average(
 
 
 def _end_pad(
-    size: list[int],
-    kernel: list[int],
-    stride: list[int],
-    pad: list[int],
-    out: list[int],
-) -> list[int]:
+    size: Sides, kernel: Sides, stride: Sides, pad: Sides, out: Sides
+) -> Sides:
     """Find the padding at the end of each side, up to which the last window reaches."""
     sides = zip(size, kernel, stride, pad, out, strict=True)
     return [max(0, (m - 1) * s + k - n - before) for n, k, s, before, m in sides]
@@ -218,7 +214,7 @@ def _planes(layer: Any, x: Value) -> tuple[int, ...]:
 
 def _sides(
     layer: Any, p: Any, name: str, both: Sequence[int], default: int | None
-) -> list[int]:
+) -> Sides:
     """Read a convolution's setting for height and width, however it is written."""
     present = {field.name: value for field, value in p.ListFields()}
     apart = [present[key] for key in (f"{name}_h", f"{name}_w") if key in present]
@@ -231,7 +227,7 @@ def _sides(
     return found
 
 
-def _pooling_sides(layer: Any, p: Any, name: str, least: int) -> list[int]:
+def _pooling_sides(layer: Any, p: Any, name: str, least: int) -> Sides:
     """Read a pooling's setting for height and width, however it is written."""
     both = "kernel_size" if name == "kernel" else name
     apart = [f"{name}_h", f"{name}_w"]
