@@ -1,4 +1,4 @@
-"""The interface of all backends."""
+"""The interface of all backends, and the error of one that stopped."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fishing.errors import BackendError
 class Backend(Protocol):
     """A net that is loaded and ready to run.
 
-    The classes that implement this interface are constructed with these parameters, of
-    which `OpenvinoBackend` has no `tf32`. `open_backend` chooses among them.
+    The classes that implement this interface take these parameters, except that
+    `OpenvinoBackend` takes no `tf32`. `open_backend` chooses among the classes.
 
     Parameters
     ----------

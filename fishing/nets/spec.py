@@ -104,7 +104,7 @@ def net_names() -> list[str]:
 
 
 def models_folder() -> Path:
-    """Find models/ inside an installed package, or beside that of a checkout."""
+    """Find models/ inside an installed package, or beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "models", package.parent / "models"):
         if folder.is_dir():

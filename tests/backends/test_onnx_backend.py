@@ -326,6 +326,17 @@ def test_openvino_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     _refused(load_net("tinyalexnet"), DependencyError, message, maker=OpenvinoBackend)
 
 
+def test_openvino_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "raise ImportError('libtbb.so.12: no such file', name='openvino')"
+    (tmp_path / "openvino.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "openvino")
+    message = "the library 'openvino', found libtbb.so.12: no such file; run `pip"
+    _refused(load_net("tinyalexnet"), DependencyError, message, maker=OpenvinoBackend)
+
+
 def test_a_processor_without_bfloat16() -> None:
     core = SimpleNamespace(get_property=lambda device, key: ["FP32", "INT8"])
     with pytest.raises(BackendError, match="found one with FP32 INT8; use --backend"):
