@@ -39,7 +39,7 @@ from failure import BuildError
 NAME = "fishing-gpu"
 MOST_BYTES = 64 * 2**20
 
-# What Python imports there; backends other than Caffe are left out.
+# The packages that Python imports there. Backends other than Caffe are left out.
 PACKAGES = ("numpy", "six", "protobuf", "platformdirs", "lazy_loader")
 LEFT_OUT = re.compile(
     r"(^|/)(tests?|__pycache__|idlelib|lib2to3|ensurepip|tkinter|turtledemo|f2py|include"
@@ -53,7 +53,7 @@ GLIBC = re.compile(r"^(ld-linux|lib(c|m|dl|rt|pthread|util|resolv|nsl|anl)\.so)"
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
 LAUNCHER = """#!/bin/sh
-# Python with all that is in this folder, wherever it lies.
+# Python with everything in this folder, wherever the folder is.
 here=$(cd "$(dirname "$0")" && pwd) || exit 2
 export PYTHONHOME="$here/runtime" PYTHONPATH="$here/site:$here/check"
 export PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
@@ -61,17 +61,17 @@ export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 """
 README = """Patched Caffe for NVIDIA GPUs, without a toolkit.
 
-    ./gpu-check --device gpu:0    prove and measure it; --help says more
-    ./python                      Python, with caffe, numpy and fishing
+    ./gpu-check --device gpu:0    check and measure it; see also --help
+    ./python                      Python with caffe, numpy and fishing
 
-Wants x86-64 Linux with glibc {glibc} or later and, for a GPU, NVIDIA's driver for CUDA
-{cuda} or later. Code for compute capabilities {architectures}; later GPUs make their
-own.
+This needs x86-64 Linux with glibc {glibc} or later and, for a GPU, NVIDIA's driver for
+CUDA {cuda} or later. It contains code for compute capabilities {architectures}, and
+PTX from which the driver compiles code for later GPUs.
 """
 
 
 def main() -> int:
-    """Build the bundle; 0 when it is there, else 2."""
+    """Build the bundle, and return the exit code: 0, or 2 after an error."""
     # The bundle is for other machines, whatever GPU this one has.
     os.environ["CUDA_ARCH"] = os.environ.get("CUDA_ARCH") or "all"
     try:
@@ -92,7 +92,10 @@ def make_bundle() -> Path:
         If CUDA=1 is not set, a build fails, or the archive would be too large.
     """
     if not cuda():
-        raise BuildError("a bundle is for GPUs: run `make caffe-bundle CUDA=1`")
+        raise BuildError(
+            "expected CUDA=1, because a bundle is for GPUs; run `make caffe-bundle "
+            "CUDA=1`"
+        )
     folder, archive = BUILD.parent / NAME, BUILD.parent / f"{NAME}.tar.xz"
     with alone():
         obj = configure()
@@ -146,7 +149,7 @@ def copy_fishing(site: Path) -> None:
 
 
 def describe(folder: Path) -> str:
-    """Say what the bundle wants of a machine."""
+    """Write the text of README.txt, with what the bundle needs of a machine."""
     build = json.loads((folder / "site/caffe/build.json").read_text())
     return README.format(
         glibc=".".join(map(str, wanted_glibc(elf_files(folder)))),
@@ -181,7 +184,7 @@ def copy_interpreter(runtime: Path) -> None:
 
 
 def copy_libraries(folder: Path) -> None:
-    """Copy the shared libraries that anything in the folder wants, and strip all."""
+    """Copy the shared libraries that files in the folder need, and strip them all."""
     (folder / "lib").mkdir()
     done = {path.name for path in elf_files(folder)}
     for path in elf_files(folder):
@@ -191,7 +194,7 @@ def copy_libraries(folder: Path) -> None:
                 shutil.copy(match[2], folder / "lib" / match[1])
                 done.add(match[1])
     for path in elf_files(folder):
-        if ".libs" not in path.parent.name:  # those of wheels do not bear it
+        if ".libs" not in path.parent.name:  # strip breaks the libraries of wheels
             output(["strip", "--strip-unneeded", str(path)])
 
 
@@ -202,10 +205,10 @@ def elf_files(folder: Path) -> list[Path]:
 
 
 def wanted_glibc(files: Iterable[Path]) -> tuple[int, int]:
-    """Find the newest version of the C library that one of the files asks for."""
+    """Find the newest version of the C library that one of the files needs."""
     found = {(2, 0)}
     for path in files:
-        # As a version that is needed, not one that a text happens to name.
+        # This lists versions that are needed, and not those that a text mentions.
         text = output(["readelf", "--version-info", "--wide", str(path)])
         found |= {(2, int(n)) for n in re.findall(r"Name: GLIBC_2\.(\d+)", text)}
     return max(found)
@@ -226,7 +229,7 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 def output(command: list[str]) -> str:
-    """Return what a command prints; nothing if it fails."""
+    """Return what a command prints, or nothing if it fails."""
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout if result.returncode == 0 else ""
 

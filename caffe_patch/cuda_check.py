@@ -26,7 +26,7 @@ TARGETS = ("pycaffe", "caffe_tests", "pycaffe_bundle", "caffe_tests_bundle")
 
 
 def main() -> int:
-    """Build, import, and print the figures; 0 when all went well, else 2."""
+    """Build, import and print the figures, and return the exit code: 0 or 2."""
     os.environ["CUDA"] = "1"
     try:
         record = check()
@@ -46,8 +46,8 @@ def check() -> dict[str, object]:
     Returns
     -------
     dict
-        ``seconds`` by target, ``warnings`` by text, ``bytes`` by file, and what it was
-        built with.
+        ``seconds`` by target, ``warnings`` by text, ``bytes`` by file, and the versions
+        and architectures of the build.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def check() -> dict[str, object]:
 
 
 def compile_target(obj: Path, target: str) -> str:
-    """Build one target, and return what the compilers said."""
+    """Build one target, and return what the compilers printed."""
     command = ["ninja", "-C", str(obj), "-j", str(cores()), target]
     result = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -99,7 +99,7 @@ def compile_target(obj: Path, target: str) -> str:
 
 
 def check_import(obj: Path, module: Path, blas: str) -> None:
-    """Import the package with a module; RPATHs hold where it is built to be."""
+    """Import the package with a module, in a folder like the one it is built for."""
     stage = obj / "stage"
     shutil.rmtree(stage, ignore_errors=True)
     fill_package(stage / "site" / "caffe", obj, module, blas)

@@ -2,4 +2,4 @@
 
 
 class BuildError(Exception):
-    """A foreseeable failure; its text says what was expected, found, to do."""
+    """A foreseeable failure; it says what was expected, what was found, what to do."""

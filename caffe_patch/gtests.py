@@ -1,6 +1,6 @@
 """Run the program of Caffe's own tests in shards, and count what passed and failed.
 
-This needs the standard library only and nothing of the build, because a bundle contains
+This needs only the standard library and nothing of the build, because a bundle contains
 only the program.
 """
 
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-# Tests of a type and a device end in a number; 2 and 3 stand for the GPU.
+# The names of tests of a type and a device end in a number; 2 and 3 stand for the GPU.
 _ON_GPU = "*GPU*:*/2.*:*/3.*"
 #: Filters of GTest: all tests of a CPU build, and of a GPU build those that need no
 #: GPU, those that need one, and all. TestBrewMode leaves a GPU build in GPU mode.
@@ -27,7 +27,7 @@ FILTERS = {
 
 
 class TestRun(NamedTuple):
-    """How a run of tests ended; `log` has the output of failed tests, or a summary."""
+    """How a run of tests ended; `log` is the output of failed tests, or a summary."""
 
     passed: int
     failed: int
@@ -45,15 +45,15 @@ def run_tests(
     which : str
         A key of `FILTERS`.
     shards : int
-        Processes.
+        The number of processes.
     folder : Path
-        Where the tests look for their data.
+        The folder in which the tests look for their data.
     device : str
-        Number of the GPU, if not the first.
+        The number of the GPU, unless it is the first.
     """
 
     def run(index: int, temporary: str) -> tuple[int, str]:
-        # One BLAS thread per process: there is a process for every core.
+        # Each process uses one BLAS thread, since there is a process for every core.
         sharding = {"GTEST_TOTAL_SHARDS": str(shards), "GTEST_SHARD_INDEX": str(index)}
         result = subprocess.run(
             [

@@ -59,7 +59,7 @@ def needs_extra(extra: str) -> Iterator[None]:
     Raises
     ------
     DependencyError
-        If a library is not installed.
+        If a library is not installed, or cannot be loaded.
 
     Examples
     --------
@@ -71,9 +71,11 @@ it is not installed; run `pip install 'fishing[demo]'`
     """
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        is_missing = isinstance(error, ModuleNotFoundError)
+        found = "that it is not installed" if is_missing else str(error)
         raise DependencyError(
-            f"expected the library '{error.name}', found that it is not installed; run "
+            f"expected the library '{error.name}', found {found}; run "
             f"`pip install 'fishing[{extra}]'`"
         ) from None
 

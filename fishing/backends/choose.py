@@ -27,8 +27,8 @@ BACKENDS = ("caffe", "onnx", "openvino", "openvino-bfloat16")
 def choose_backend(name: str, device: str = "cpu") -> str:
     """Find the backend that ``auto`` stands for, and check any other name.
 
-    ``auto`` is patched Caffe if a GPU is asked for and Caffe can be imported. Otherwise
-    it is ONNX Runtime.
+    ``auto`` stands for patched Caffe if the device is a GPU and Caffe is installed, and
+    for ONNX Runtime otherwise.
 
     Parameters
     ----------
@@ -61,18 +61,10 @@ def choose_backend(name: str, device: str = "cpu") -> str:
 
 
 def check_run(temperature: float, batch_size: int | None) -> None:
-    """Refuse settings with which no backend can run.
+    """Refuse settings with which no backend can run, by a NetError.
 
-    Parameters
-    ----------
-    temperature : float
-        tau of eq. 10.
-    batch_size : int or None
-
-    Raises
-    ------
-    NetError
-        If the temperature is not a positive float32, or if the batch size is below 1.
+    These are a temperature (tau of eq. 10) that is not a positive float32, and a batch
+    size below 1.
     """
     limits = np.finfo(np.float32)
     if not float(limits.tiny) <= temperature <= float(limits.max):
@@ -117,10 +109,12 @@ def open_backend(
     ------
     BackendError
         If there is no such device, or if the backend cannot load the net.
+    DependencyError
+        If OpenVINO is not installed.
     NetError
         If the weights are missing, or if the net has no head that fits.
     """
-    # Only the chosen backend is imported, since libraries of others may be missing.
+    # Only the chosen backend is imported, since the others' libraries may be missing.
     maker: Callable[..., Backend]
     if name == "caffe":
         from fishing.backends.caffe.backend import CaffeBackend
@@ -142,7 +136,7 @@ def open_backend(
         if device == "cpu" or name.startswith("openvino"):
             raise BackendError(
                 "expected Caffe or ONNX Runtime on a GPU for TF32, found --backend "
-                f"{name} and --device {device}"
+                f"{name} and --device {device}; leave out --tf32"
             )
         settings["tf32"] = True
     processes = name == "caffe"

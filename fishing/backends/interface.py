@@ -1,4 +1,4 @@
-"""The interface of all backends."""
+"""The interface of all backends, and the error of one that stopped."""
 
 from __future__ import annotations
 
@@ -8,9 +8,34 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fishing.errors import BackendError
+
 
 class Backend(Protocol):
-    """A net that is loaded and ready to run."""
+    """A net that is loaded and ready to run.
+
+    The classes that implement this interface take these parameters, except that
+    `OpenvinoBackend` takes no `tf32`. `open_backend` chooses among the classes.
+
+    Parameters
+    ----------
+    spec : NetSpec
+    temperature : float
+        tau of eq. 10; positive.
+    batch_size : int or None
+        By default 32 on the CPU, and on a GPU as many as its memory allows.
+    device : str
+        ``cpu`` or ``gpu:N``.
+    tf32 : bool
+        Multiply in TF32 on the GPU.
+
+    Raises
+    ------
+    BackendError
+        If the library is missing or does not run on the device, or if it stops.
+    NetError
+        If the weights are missing, or if the net does not fit or cannot be converted.
+    """
 
     @property
     def widths(self) -> Mapping[str, int]:
@@ -49,3 +74,9 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release the net and its memory."""
         ...
+
+
+def stopped(library: str, error: Exception) -> BackendError:
+    """Make an error of an exception with which a library stopped."""
+    words = " ".join(str(error).split())
+    return BackendError(f"{library} stopped: {words or type(error).__name__}")

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends.devices import CPU_BATCH
+from fishing.backends.interface import stopped
 from fishing.backends.onnx.export import write_graph
 from fishing.backends.onnx.graph import DATA, TAU, gradient_graph
-from fishing.errors import BackendError
+from fishing.errors import BackendError, needs_extra
 from fishing.nets import NetSpec
 from fishing.processes import usable_cores
 
@@ -24,25 +25,10 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenvinoBackend:
-    """A net in OpenVINO; implements `fishing.backends.Backend`.
+    """A net in OpenVINO on the CPU; implements `fishing.backends.Backend`.
 
-    Parameters
-    ----------
-    spec : NetSpec
-    temperature : float
-    batch_size : int or None
-        By default 32. The graph takes batches of any size.
-    device : str
-        ``cpu``.
-    precision : str
-        ``float32`` or ``bfloat16``, for products. Blobs are always float32.
-
-    Raises
-    ------
-    BackendError
-        If OpenVINO is missing, the processor lacks the precision, or OpenVINO stops.
-    NetError
-        If the weights are missing, or if the net does not fit or cannot be converted.
+    Products are computed in `precision`, ``float32`` or ``bfloat16``, which not every
+    processor has. Blobs are always float32.
     """
 
     n_at_once = 1
@@ -61,13 +47,8 @@ class OpenvinoBackend:
                 f"expected --device cpu for OpenVINO, found '{device}'; --backend "
                 "caffe and --backend onnx run on GPUs"
             )
-        try:
+        with needs_extra("openvino"):
             import openvino
-        except ImportError as error:
-            raise BackendError(
-                f"expected OpenVINO, found that it cannot be imported ({error}); run "
-                "`pip install 'fishing[openvino]'` or use --backend onnx"
-            ) from None
         core = openvino.Core()
         if precision == "bfloat16":
             _check_bfloat16(core)
@@ -88,14 +69,14 @@ class OpenvinoBackend:
                 compiled = core.compile_model(core.read_model(path), "CPU", settings)
             self._request: Any = compiled.create_infer_request()
         except (OSError, RuntimeError) as error:
-            raise _stopped(error) from None
+            raise stopped("OpenVINO", error) from None
 
     def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Run a batch; see `fishing.backends.Backend.run`."""
         try:
             self._request.infer({DATA: data, TAU: self._tau})
         except RuntimeError as error:
-            raise _stopped(error) from None
+            raise stopped("OpenVINO", error) from None
         return {
             # The tensor's memory is overwritten by the next pass.
             name: self._request.get_tensor(name).data.copy()
@@ -108,16 +89,10 @@ class OpenvinoBackend:
 
 
 def _check_bfloat16(core: Any) -> None:
-    """Refuse a processor that has no instructions for bfloat16, or emulates them."""
+    """Refuse a processor that has no instructions for bfloat16 or emulates them."""
     found = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in found:
         raise BackendError(
             "expected a processor with instructions for bfloat16 (AMX or AVX-512), "
             f"found one with {' '.join(sorted(found))}; use --backend openvino"
         )
-
-
-def _stopped(error: Exception) -> BackendError:
-    """Make an error of OpenVINO's message, in one line."""
-    words = " ".join(str(error).split())
-    return BackendError(f"OpenVINO stopped: {words or type(error).__name__}")

@@ -1,9 +1,9 @@
 """Several workers as one backend: several GPUs, with two workers on each.
 
-Blobs come in the order of their batches, so that the rows of a file do not depend on
-the number of workers. One thread for each worker is enough, because a worker of Caffe
-is a separate process and ONNX Runtime releases Python's lock. While one of the two
-workers on a GPU transfers a batch or its blobs, the other one computes.
+Blobs keep the order of their batches, so that the rows of a file do not depend on the
+number of workers. One thread for each worker is enough, because a worker of Caffe is a
+separate process, and ONNX Runtime releases Python's lock. While one of the two workers
+on a GPU transfers a batch or its blobs, the other one computes.
 """
 
 from __future__ import annotations
@@ -28,15 +28,7 @@ T = TypeVar("T")
 class Workers:
     """Several backends of one net as one; implements `fishing.backends.Backend`.
 
-    Parameters
-    ----------
-    makers : sequence of callables
-        Each opens a backend. All open the same net.
-
-    Raises
-    ------
-    FishingError
-        If a backend cannot be opened. Those that were opened are closed.
+    Each of `makers` opens a backend. If one cannot be opened, the others are closed.
     """
 
     def __init__(self, makers: Sequence[Callable[[], Backend]]) -> None:
@@ -80,10 +72,9 @@ def run_ahead(
     Yields
     ------
     object
-        What identifies the batch.
+        What identifies the batch. Batches keep their order.
     dict of str to ndarray
-        The blobs of the batch, which is empty for an empty batch. Batches keep their
-        order.
+        The blobs of the batch; no blobs for an empty batch.
 
     Raises
     ------

@@ -48,7 +48,7 @@ def backward_blob(k: int) -> str:
 
 
 def paired_blobs(n_inner_products: int = 3) -> tuple[str, ...]:
-    """Name all blobs that a net with such a head makes, in the order of a file.
+    """Name all blobs of a net with such a head, in the order of a features file.
 
     Examples
     --------

@@ -22,11 +22,11 @@ from fishing.nets.caffe_messages import (
 )
 from fishing.nets.caffe_weights import parse_binary
 
-#: Limits of a deploy net: bytes, and values in the text format. The largest nets in use
-#: have a hundredth of these bytes and a twentieth of these values.
+#: The most bytes of a deploy net, and values in the text format. The largest nets in
+#: use have a hundredth of these bytes and a twentieth of these values.
 MAX_NET_BYTES, MOST_VALUES = 2**24, 2**17
 
-# What tells the structure of a text: quotes and comments may hold brackets as well.
+# What shows the structure of a text: quotes and comments may contain brackets as well.
 _TOKEN = re.compile(
     r"""\#[^\n]*                                  # a comment
     | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*'  # a text in quotes
@@ -37,7 +37,7 @@ _TOKEN = re.compile(
 
 
 def read_net(prototxt: Path) -> Any:
-    """Read a net in the text or the binary format, of V1 or of current layers.
+    """Read a net of V1 or current layers, in the text or the binary format.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def read_net(prototxt: Path) -> Any:
     Raises
     ------
     NetError
-        If the file is not a net, or in the format of 2013.
+        If the file is not a net, or is in the format of 2013.
 
     Examples
     --------
@@ -76,9 +76,9 @@ def read_net(prototxt: Path) -> Any:
 
 
 def _from_text(text: str) -> Any:
-    """Parse the text format; a layer notes the first field that Caffe does not know.
+    """Parse the text format, and note in each layer a field that Caffe does not know.
 
-    Whoever uses the layer refuses it, by `check_settings`: other layers do not matter.
+    `check_settings` refuses the layer where it is used. Unused layers do not matter.
     """
     if sum(map(text.count, ":{<[,")) > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES} values")
@@ -119,7 +119,7 @@ def _parse(text: str, lines_before: int = 0, **options: bool) -> Any:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Split a text behind each message of the net, with the lines before each piece."""
+    """Split a text after each message of the net, and count the lines before each."""
     line = start = depth = 0
     for match in _TOKEN.finditer(text):
         depth += {"{": 1, "<": 1, "[": 1, "}": -1, ">": -1, "]": -1}.get(match[0][0], 0)
@@ -131,7 +131,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _from_bytes(content: bytes) -> Any:
-    """Parse the binary format, with the same note of unknown fields."""
+    """Parse the binary format, and note unknown fields in the same way."""
     net = parse_binary(content)
     for field in garbled(net):
         raise ValueError(f"a text that is not UTF-8 as '{field}'")

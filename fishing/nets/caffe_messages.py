@@ -1,4 +1,4 @@
-"""The messages of Caffe's files as protobuf classes, and old layers made new ones.
+"""The messages of Caffe's files as protobuf classes, and upgrades of old layers.
 
 ``caffe.proto`` describes the messages, and ``caffe.desc`` is its compiled form. They
 live in a descriptor pool of their own, because pycaffe registers messages of the same
@@ -18,11 +18,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 _POOL = descriptor_pool.DescriptorPool()
 
 
-def _load() -> None:
-    """Add the messages of ``caffe.desc`` to the pool."""
-    compiled = Path(__file__).with_name("caffe.desc").read_bytes()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(compiled).file:
-        _POOL.Add(file)
+_COMPILED = Path(__file__).with_name("caffe.desc").read_bytes()
+for _file in descriptor_pb2.FileDescriptorSet.FromString(_COMPILED).file:
+    _POOL.Add(_file)
 
 
 def _message(name: str) -> Any:
@@ -30,19 +28,18 @@ def _message(name: str) -> Any:
     return message_factory.GetMessageClass(descriptor)
 
 
-_load()
 NetParameter = _message("NetParameter")
 LayerParameter = _message("LayerParameter")
 V1LayerParameter = _message("V1LayerParameter")
 BlobProto = _message("BlobProto")
-# These are classes for the sake of their enums, such as `PoolingParameter.AVE`.
+# These classes hold the enums that are used, such as `PoolingParameter.AVE`.
 EltwiseParameter = _message("EltwiseParameter")
 LossParameter = _message("LossParameter")
 LRNParameter = _message("LRNParameter")
 PoolingParameter = _message("PoolingParameter")
 TEST = _POOL.FindEnumTypeByName("caffe.Phase").values_by_name["TEST"].number
 
-# A V1 layer's type is today's in capitals (INNER_PRODUCT, InnerProduct) but for these.
+# The V1 types that are more than today's in capitals, as INNER_PRODUCT is InnerProduct.
 _V1_TYPES = {
     "ABSVAL": "AbsVal",
     "ARGMAX": "ArgMax",
@@ -60,16 +57,8 @@ _V1_TYPES = {
 def upgrade_layers(net: Any) -> None:
     """Turn the ``layers`` of a net into ``layer``, as Caffe itself does.
 
-    Parameters
-    ----------
-    net : NetParameter
-        It is changed in place.
-
-    Raises
-    ------
-    ValueError
-        If the layers are in the format of 2013, or if the net has both ``layer`` and
-        ``layers``.
+    A ValueError refuses layers in the format of 2013, and a net that has both ``layer``
+    and ``layers``.
     """
     if net.layers and net.layer:
         raise ValueError("both 'layer' and 'layers'")
@@ -81,15 +70,7 @@ def upgrade_layers(net: Any) -> None:
 def upgrade_inputs(net: Any) -> None:
     """Turn ``input``, ``input_shape`` and ``input_dim`` into layers of type ``Input``.
 
-    Parameters
-    ----------
-    net : NetParameter
-        It is changed in place.
-
-    Raises
-    ------
-    ValueError
-        If an input has no shape, or a shape no input.
+    A ValueError refuses inputs without a shape and shapes without an input.
     """
     dims = list(net.input_dim)
     shapes = [list(shape.dim) for shape in net.input_shape]
@@ -108,7 +89,7 @@ def upgrade_inputs(net: Any) -> None:
 
 
 def set_layers(net: Any, layers: list[Any]) -> None:
-    """Make copies of `layers` the layers of a net, some of which they may be."""
+    """Replace the layers of a net by copies of `layers`, which may be its own."""
     copies = [LayerParameter.FromString(layer.SerializeToString()) for layer in layers]
     del net.layer[:]
     net.layer.extend(copies)
@@ -131,7 +112,7 @@ def strangers(message: Any) -> Iterator[str]:
 
 
 def garbled(message: Any) -> Iterator[str]:
-    """List the texts that are not UTF-8; protobuf gives them as bytes."""
+    """List the texts that are not UTF-8, which protobuf returns as bytes."""
     for path, part in _parts(message):
         for field, value in part.ListFields():
             if field.type == field.TYPE_STRING:
@@ -141,7 +122,7 @@ def garbled(message: Any) -> Iterator[str]:
 
 
 def readable(text: str | bytes) -> str:
-    """Decode a text that is not UTF-8, as far as it is."""
+    """Decode a text as far as it is UTF-8."""
     return text if isinstance(text, str) else text.decode(errors="replace")
 
 
@@ -156,16 +137,15 @@ def _parts(message: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _add_upgraded(net: Any, old: Any) -> None:
-    """Add a V1 layer as a layer of today; what only training needs is left out."""
+    """Add a V1 layer as a layer of today, without what only training needs."""
     if old.HasField("layer"):
         raise ValueError("layers in the format of 2013")
     name = V1LayerParameter.LayerType.Name(old.type)
     words = "".join(word.capitalize() for word in name.split("_"))
     new = net.layer.add(type=_V1_TYPES.get(name, words))
+    kept = set(LayerParameter.DESCRIPTOR.fields_by_name) - {"type", "param"}
     for field, value in old.ListFields():
-        if field.name in ("type", "param"):
-            continue
-        if field.name not in LayerParameter.DESCRIPTOR.fields_by_name:
+        if field.name not in kept:
             continue
         if isinstance(value, (str, bytes)):
             setattr(new, field.name, readable(value))

@@ -1,8 +1,8 @@
 """The parameters of a net from a caffemodel, without Caffe and without copying them.
 
-protobuf would copy hundreds of megabytes, twice. Therefore the few levels that lead to
-the numbers (net, layer, blob) are walked here, protobuf parses what is left of each
-message without its numbers, and the numbers become views of the mapped file.
+protobuf would copy hundreds of megabytes twice. Therefore this module walks through the
+few levels that lead to the numbers (net, layer, blob). The numbers become views of the
+mapped file, and protobuf parses the rest of each message.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from fishing.nets.caffe_messages import (
 
 LayerWeights = dict[str, list[NDArray[np.float32]]]
 
-#: Bytes of a binary file that are no weights. The largest nets have a tenth of it; an
-#: empty layer takes 3 bytes in a file and 700 in memory.
+#: The most bytes of a binary file that are not weights. The largest nets have a tenth
+#: of it. An empty layer takes 3 bytes in a file and 700 in memory.
 MOST_BYTES = 2**20
 
 # Wire types: what follows the tag of a field.
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-# The numbers of a blob. Only training needs `diff` and `double_diff`: they are dropped.
+# The numbers of a blob. Only training needs `diff` and `double_diff`; they are dropped.
 _NUMBERS = {"data": "<f4", "double_data": "<f8", "diff": "<f4", "double_diff": "<f8"}
 _UNPACKED = {"<f4": _FIXED32, "<f8": _FIXED64}
 
 
 def read_weights(caffemodel: Path) -> LayerWeights:
-    """Read the parameters of all layers of a caffemodel, of V1 or of current layers.
+    """Read the parameters of all layers of a caffemodel, of V1 or current layers.
 
-    The file is mapped into memory, not read: an array is a view of it, unless its
-    numbers are not packed or of double precision.
+    The file is mapped into memory, not read. Arrays are views of it, except those whose
+    numbers are not packed or are of double precision.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def read_weights(caffemodel: Path) -> LayerWeights:
     Returns
     -------
     dict of str to list of ndarray of float32
-        Arrays by the name of their layer, of the shapes that the file says. Files of
+        Arrays by the name of their layer, in the shapes that the file gives. Files from
         before 2014 give four axes to all of them.
 
     Raises
@@ -90,8 +90,8 @@ def fit_weights(
 ) -> LayerWeights:
     """Give the parameters of a net the shapes that the net expects.
 
-    Leading axes of length 1 do not count, since files of before 2014 have four axes for
-    everything.
+    Leading axes of length 1 do not count, since files from before 2014 give four axes
+    to every parameter.
 
     Parameters
     ----------
@@ -110,8 +110,8 @@ def fit_weights(
     Raises
     ------
     NetError
-        If a layer is missing, has parameters of other shapes, or has parameters that
-        are not finite: pooling and ReLU may hide what becomes of those.
+        If a layer is missing, or has parameters of other shapes or parameters that are
+        not finite, whose effect pooling and ReLU may hide.
     """
     for name, wanted in expected.items():
         shapes = [list(array.shape) for array in found.get(name, ())]
@@ -135,17 +135,14 @@ def fit_weights(
 def parse_binary(content: bytes) -> Any:
     """Parse a net in protobuf's binary format, without the blobs of its layers.
 
-    Raises
-    ------
-    ValueError
-        If the bytes are not a net, or more than `MOST_BYTES` of them are no weights.
+    A ValueError says that the bytes are not a net, or that more than `MOST_BYTES` of
+    them are not weights.
     """
-    net, _ = _Walk().net(memoryview(content))
-    return net
+    return _Walk().net(memoryview(content))[0]
 
 
 class _Walk:
-    """Walks through the messages of one file and counts what is no weights."""
+    """Walks through the messages of one file, and counts the bytes beside weights."""
 
     def __init__(self) -> None:
         self._n_bytes = 0
@@ -166,7 +163,7 @@ class _Walk:
         message, pieces = self._split(blob, BlobProto, tuple(_NUMBERS))
         old = ("num", "channels", "height", "width")
         is_old = any(message.HasField(name) for name in old)
-        # A single number without axes comes without any of these fields.
+        # A single number without axes has none of these fields.
         shape = [getattr(message, n) for n in old] if is_old else message.shape.dim
         data = _joined(pieces, "data")
         data = data if len(data) else _joined(pieces, "double_data")
@@ -180,7 +177,7 @@ class _Walk:
     def _split(
         self, data: memoryview, kind: Any, names: tuple[str, ...]
     ) -> tuple[Any, list[tuple[str, memoryview]]]:
-        """Take the fields of some names out of a message and parse what is left."""
+        """Take the fields of some names out of a message, and parse the rest."""
         numbers = {kind.DESCRIPTOR.fields_by_name[n].number: n for n in names}
         left, taken, place = bytearray(), [], 0
         while place < len(data):
@@ -221,7 +218,7 @@ def _parsed(kind: Any, content: bytes | bytearray | memoryview) -> Any:
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """Read a number of 7 bits to the byte, the lowest first, and where it ends."""
+    """Read a number of 7 bits a byte, the lowest first, and find where it ends."""
     value = 0
     for shift in range(0, 64, 7):
         if place == len(data):
@@ -268,6 +265,6 @@ def _is_finite(array: NDArray[np.float32]) -> bool:
 
 
 def _squeezed(shape: Sequence[int]) -> list[int]:
-    """Drop leading ones: the old form pads every shape to 4 axes with them."""
+    """Drop the leading ones, with which the old form fills up every shape to 4 axes."""
     first = next((i for i, length in enumerate(shape) if length != 1), len(shape))
     return list(shape[first:])

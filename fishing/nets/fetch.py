@@ -1,6 +1,6 @@
 """Fetch the weights of a net into the cache, and check them by SHA-256.
 
-Bytes are collected in `<file>.part`, from where the next run goes on after a break. The
+Bytes are collected in `<file>.part`, which the next run continues after a break. The
 file gets its own name only once its size and its SHA-256 are right.
 """
 
@@ -10,9 +10,11 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import requests
 
@@ -28,8 +30,8 @@ _log = logging.getLogger(__name__)
 TRIES = 5
 PAUSE = 1.0  # seconds before another try
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of the body
-MAX_BYTES = 2**31  # where no size is on record; Caffe reads no larger file
-_CHUNK = 1 << 16  # bytes; a break loses no more of what has arrived
+MAX_BYTES = 2**31  # if no size is on record; Caffe reads no larger file
+_CHUNK = 1 << 16  # bytes; a break loses no more than this
 
 
 class _BreakError(Exception):
@@ -37,13 +39,13 @@ class _BreakError(Exception):
 
 
 class _SourceError(Exception):
-    """The source does not have the file, so that the next one is tried."""
+    """The source does not have the file; the next one is tried."""
 
 
 def fetch_weights(
     spec: NetSpec, source: str | None = None, progress: Progress = silent
 ) -> Path:
-    """Bring the weights of a net into the cache, unless they are there already.
+    """Fetch the weights of a net into the cache, unless they are there already.
 
     A second process that fetches the same file waits for the first.
 
@@ -53,18 +55,18 @@ def fetch_weights(
     source : str, optional
         An http(s) address or a local path to use instead of the net's own sources.
     progress : Progress
-        It is told the number of bytes.
+        Called with the number of bytes.
 
     Returns
     -------
     Path
-        The weights, whose size and SHA-256 are those on record. They lie beside
+        The weights, whose size and SHA-256 are those on record. They are beside
         `net.toml` if they come with the net, and otherwise in the cache.
 
     Raises
     ------
     NetError
-        If no source has the right bytes, or they cannot be written.
+        If no source has the right bytes, or if they cannot be written.
     """
     weights, beside = spec.weights, spec.folder / spec.weights.file
     if beside.is_file():
@@ -87,51 +89,46 @@ def fetch_weights(
         if target.is_file() and not _fault(spec, target):
             return target
         for number, address in enumerate(sources, 1):
-            bring = _from_url if "://" in address else _from_path
+            fetch = _from_url if "://" in address else _from_path
             try:
-                bring(spec, address, target, progress)
+                fetch(spec, address, target, progress)
             except _SourceError as error:
                 reasons.append(f"({number}) {address}: {error}")
             else:
                 return target
     raise NetError(
         f"expected {weights.file} with SHA-256 {weights.sha256} from {len(sources)} "
-        f"source(s), found none that has it: {' '.join(reasons)}; try later, or give "
+        f"source(s), found none that has it: {' '.join(reasons)}; try later, or name "
         f"another source: `fishing fetch {spec.name} --from URL-or-path`"
     )
 
 
 def _from_url(spec: NetSpec, url: str, target: Path, progress: Progress) -> None:
+    """Download a file, beginning with the bytes that an earlier run has left."""
     part = _suffixed(target, ".part")
     while True:
-        went_on = _size(part) > 0
-        _gather(spec, url, part, progress)
+        is_resumed = _size(part) > 0
+        _download(spec, url, part, progress)
         fault = _fault(spec, part)
         if fault is None:
             return _keep(part, target)
         part.unlink()
-        # Bytes of an earlier run or source may be at fault: start again from nothing.
-        if not went_on:
+        # Bytes of an earlier run or source may be wrong: start again without them.
+        if not is_resumed:
             raise _SourceError(fault)
 
 
 def _from_path(spec: NetSpec, path: str, target: Path, progress: Progress) -> None:
-    # Another name than `.part` leaves a half-finished download as it is.
+    """Copy a file, and leave an unfinished download as it is."""
     copy = _suffixed(target, ".copy")
     try:
-        source = open(path, "rb")  # noqa: SIM115 - only its opening is the user's fault
+        source = open(path, "rb")  # noqa: SIM115 - closed below
     except OSError as error:
         raise _SourceError(f"expected a file, found {error.strerror}") from error
     try:
         with source, copy.open("wb") as file:
-            total, done = os.fstat(source.fileno()).st_size, 0
-            most = spec.weights.size or MAX_BYTES
-            while chunk := source.read(_CHUNK):
-                done += len(chunk)
-                if done > most:
-                    raise _SourceError(f"expected {most} bytes, found more")
-                file.write(chunk)
-                progress(spec.weights.file, done, total, "B")
+            chunks = iter(partial(source.read, _CHUNK), b"")
+            _write(spec, chunks, file, os.fstat(source.fileno()).st_size, progress)
         if fault := _fault(spec, copy):
             raise _SourceError(fault)
         _keep(copy, target)
@@ -139,7 +136,7 @@ def _from_path(spec: NetSpec, path: str, target: Path, progress: Progress) -> No
         copy.unlink(missing_ok=True)
 
 
-def _gather(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
+def _download(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
     """Download what `part` lacks; after a break, try again."""
     size = spec.weights.size
     for attempt in range(TRIES):
@@ -150,7 +147,7 @@ def _gather(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
             return _request(spec, url, part, progress)
         except _BreakError as error:
             reason = str(error)
-        # The first try brought nothing: the host is down, and the next source is tried.
+        # If the first try brings nothing, the host is down: the next source is tried.
         if attempt == 0 and _size(part) == before:
             break
         time.sleep(PAUSE)
@@ -159,7 +156,7 @@ def _gather(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
 
 
 def _request(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
-    """Ask once for the bytes that `part` lacks, and append what arrives."""
+    """Request the bytes that `part` lacks once, and append what arrives."""
     start = _size(part)
     # An encoded body would have other bytes and another length.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"fishing/{__version__}"}
@@ -167,62 +164,66 @@ def _request(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
         headers["Range"] = f"bytes={start}-"
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-            start, total = _agree(answer, part, start, spec.weights.size)
-            done = start
+            start, total = _start_and_total(answer, part, start, spec.weights.size)
             with part.open("ab" if start else "wb") as file:
-                progress(spec.weights.file, done, total, "B")
-                most = MAX_BYTES if total is None else total
-                for chunk in answer.iter_content(_CHUNK):
-                    done += len(chunk)
-                    if done > most:
-                        raise _SourceError(f"expected {most} bytes, found more")
-                    file.write(chunk)
-                    progress(spec.weights.file, done, total, "B")
-    except (
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.InvalidURL,
-        requests.exceptions.TooManyRedirects,
-    ) as error:
+                done = _write(spec, answer.iter_content(_CHUNK), file, total, progress)
+    # InvalidURL and its like are ValueErrors, as is what urllib3 raises for http://a..b.
+    except (ValueError, requests.TooManyRedirects) as error:
         raise _SourceError(f"expected an http(s) address, found: {error}") from error
     except requests.RequestException as error:
         raise _BreakError(f"the connection broke: {_root(error)}") from error
-    except ValueError as error:  # urllib3 raises it for host names such as a..b
-        raise _SourceError(f"expected an http(s) address, found: {error}") from error
     if total is not None and done < total:
         raise _BreakError(f"the connection broke after {done} of {total} bytes")
 
 
-def _agree(
+def _start_and_total(
     answer: requests.Response, part: Path, start: int, size: int | None
 ) -> tuple[int, int | None]:
     """Read from an answer's head where its body starts and how long the file is."""
-    status, length = answer.status_code, answer.headers.get("Content-Length", "")
-    total = int(length) if length.isdecimal() else None
-    if status == 206:
-        found = answer.headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", found)
-        if match is None or int(match[1]) != start:
-            part.unlink(missing_ok=True)
-            raise _BreakError(f"expected the bytes from {start} on, found {found!r}")
-        total = int(match[2]) if match[2] != "*" else None
-    elif status == 200:
-        start = 0  # the whole file follows, whether or not a part was asked for
-    elif status == 416:
+    status, named = answer.status_code, answer.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", named)
+    if status == 206 and match and int(match[1]) == start:
+        length = match[2]
+    elif status == 200:  # the whole file follows, even if a part was requested
+        start, length = 0, answer.headers.get("Content-Length", "")
+    elif status in (206, 416):  # the server cannot resume
         part.unlink(missing_ok=True)
-        raise _BreakError(f"expected the bytes from {start} on, found status 416")
+        found = f"status {status} and the range {named!r}"
+        raise _BreakError(f"expected the bytes from {start} on, found {found}")
     elif status >= 500:
         raise _BreakError(f"found status {status} {answer.reason}")
     else:
         raise _SourceError(f"found status {status} {answer.reason}")
-    if size is not None and total is not None and total != size:
+    total = int(length) if length.isdecimal() else None
+    if total is not None and size is not None and total != size:
         raise _SourceError(f"expected {size} bytes, found {total}")
     if total is not None and total > (size or MAX_BYTES):
         raise _SourceError(f"expected at most {MAX_BYTES} bytes, found {total}")
     return start, size or total
 
 
+def _write(
+    spec: NetSpec,
+    chunks: Iterable[bytes],
+    file: IO[bytes],
+    total: int | None,
+    progress: Progress,
+) -> int:
+    """Append to a file of limited size, and return its length."""
+    done = file.tell()
+    progress(spec.weights.file, done, total, "B")
+    most = spec.weights.size or MAX_BYTES
+    for chunk in chunks:
+        done += len(chunk)
+        if done > most:
+            raise _SourceError(f"expected {most} bytes, found more")
+        file.write(chunk)
+        progress(spec.weights.file, done, total, "B")
+    return done
+
+
 def _fault(spec: NetSpec, path: Path) -> str | None:
-    """Describe how a file differs from the weights on record; None if it does not."""
+    """Describe how a file differs from the weights on record, if it does."""
     size, sha256 = spec.weights.size, spec.weights.sha256
     if size is not None and _size(path) != size:
         return f"expected {size} bytes, found {_size(path)}"
@@ -242,17 +243,14 @@ def _locked(target: Path) -> Iterator[None]:
     """Hold the lock of `target`, and turn errors of the disk into a NetError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with lock(_suffixed(target, ".lock"), _say_that_it_waits):
+        waiting = partial(_log.info, "waiting for %s, which fetches the same file")
+        with lock(_suffixed(target, ".lock"), waiting):
             yield
     except OSError as error:
         raise NetError(
             f"expected to write {target}, found: {error.strerror}; make room, or set "
             "FISHING_HOME to a folder elsewhere"
         ) from error
-
-
-def _say_that_it_waits(holder: str) -> None:
-    _log.info("waiting for %s, which fetches the same file", holder)
 
 
 def _suffixed(target: Path, suffix: str) -> Path:

@@ -1,7 +1,7 @@
-"""The head of a net: the chain of inner products that eq. 10 goes down.
+"""The head of a net: the chain of inner products through which eq. 10 goes down.
 
-All backends and `fishing temper` find the head with `prepare_head`, and so refuse the
-same nets in the same words.
+All backends and `fishing temper` find the head with `prepare_head`, and therefore
+refuse the same nets in the same words.
 """
 
 from __future__ import annotations
@@ -13,23 +13,15 @@ from fishing.errors import NetError
 from fishing.nets.blobs import head_names
 from fishing.nets.layers import producer, separate_in_place
 
-#: Types of layers that hand on the values they get, as dropout does in the TEST phase.
+#: Types of layers that change no values in the TEST phase.
 SAME_VALUES = {"Dropout", "Flatten", "Reshape"}
 
 
 class Head(NamedTuple):
-    """The layers from the lowest inner product to the logits.
+    """The layers from the lowest inner product to the logits."""
 
-    Attributes
-    ----------
-    layers : list of LayerParameter
-        From the logits down. Some layers below the lowest inner product may follow it.
-    inner_products : list of LayerParameter
-        From the lowest up.
-    """
-
-    layers: list[Any]
-    inner_products: list[Any]
+    layers: list[Any]  # from the logits down, maybe with some below the lowest product
+    inner_products: list[Any]  # from the lowest up
 
 
 def prepare_head(
@@ -66,23 +58,8 @@ def find_head(
 ) -> Head:
     """Walk from the logits down to the input of the lowest inner product.
 
-    Parameters
-    ----------
-    layers : sequence of LayerParameter
-        Each layer of the head writes a blob of its own; see `separate_in_place`.
-    blobs : mapping of str to str
-        The net's names of the inputs of the inner products and of the logits.
-    names : sequence of str
-        The keys of `blobs`, from the lowest input to the logits.
-
-    Returns
-    -------
-    Head
-
-    Raises
-    ------
-    NetError
-        If the net has no head of ``len(names) - 1`` inner products that fits `blobs`.
+    Each layer of the head writes a blob of its own; see `separate_in_place`. `names`
+    are keys of `blobs`, from the input of the lowest inner product to the logits.
     """
     walk = _Walk(layers)
     found = [walk.inner_product(blobs[names[-1]], names[-1], pass_through=False)]
@@ -129,7 +106,7 @@ class _Walk:
             blob = layer.bottom[0]
 
     def inner_product(self, blob: str, x: str, *, pass_through: bool) -> Any:
-        """Walk down from `blob` to the inner product that it is made from."""
+        """Walk down from `blob` to the inner product that it is computed from."""
         layer = self._step(blob)
         while layer.type != "InnerProduct":
             if (

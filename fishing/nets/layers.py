@@ -10,13 +10,7 @@ from fishing.nets.caffe_messages import not_finite
 
 
 def producer(layers: Sequence[Any], blob: str) -> Any:
-    """Find the layer that writes `blob` last.
-
-    Raises
-    ------
-    NetError
-        If there is none.
-    """
+    """Find the layer that writes `blob` last; a NetError says that there is none."""
     found = [layer for layer in layers if blob in layer.top]
     if not found:
         raise NetError(f"expected a blob '{blob}' in the net, found none of that name")
@@ -36,7 +30,7 @@ def ancestors(layers: Sequence[Any], blobs: Sequence[str]) -> list[Any]:
 def separate_in_place(layers: Sequence[Any], x5: str) -> None:
     """Give each layer above `x5` a top of its own; the last writer keeps the name.
 
-    The names of bottoms and tops are changed in place.
+    The names of bottoms and tops are changed in the given layers.
     """
     start = [layer is producer(layers, x5) for layer in layers].index(True) + 1
     head = layers[start:]
@@ -55,7 +49,7 @@ def check_input(layers: Sequence[Any], size: int) -> None:
     Raises
     ------
     NetError
-        If it has not, or of another size.
+        If it has another number of inputs, or an input of another shape.
     """
     inputs = [layer for layer in layers if layer.type == "Input"]
     tops = [top for layer in inputs for top in layer.top]

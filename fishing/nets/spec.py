@@ -1,4 +1,4 @@
-"""What the folder of a net, such as `models/vgg16/`, says about it.
+"""Read what the folder of a net, such as `models/vgg16/`, says about it.
 
 The folder holds `deploy.prototxt`, `net.toml` and, if they are small, the weights.
 """
@@ -104,7 +104,7 @@ def net_names() -> list[str]:
 
 
 def models_folder() -> Path:
-    """Find models/: inside an installed package, or beside a checked-out one."""
+    """Find models/ inside an installed package, or beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "models", package.parent / "models"):
         if folder.is_dir():
@@ -180,7 +180,7 @@ def _shown(value: object) -> str:
 
 
 class _Kind(NamedTuple):
-    """What a value of net.toml has to be, in words and as a test."""
+    """What a value of net.toml must be, in words and as a test."""
 
     words: str
     fits: Callable[[Any], bool]

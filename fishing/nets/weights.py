@@ -1,4 +1,4 @@
-"""Where the weights of a net are, and whether they are the ones on record."""
+"""Find the weights of a net, and check that they are the ones on record."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def cached_weights(spec: NetSpec) -> Path:
 def weights_path(spec: NetSpec) -> Path:
     """Find the weights of a net, beside its `net.toml` or in the cache.
 
-    Only weights with a SHA-256 on record are looked for in the cache. Without one,
-    another net's file of the same name would pass for them.
+    Only weights with a SHA-256 on record are looked for in the cache. Otherwise, the
+    file of another net with the same name could be taken for them.
 
     Parameters
     ----------
@@ -85,12 +85,12 @@ def check_weights(spec: NetSpec, path: Path) -> str:
     Returns
     -------
     str
-        The SHA-256 of the file. It is not compared with anything if none is on record.
+        The SHA-256 of the file. If none is on record, nothing is compared.
 
     Raises
     ------
     NetError
-        If they differ.
+        If the two differ.
     """
     found = file_sha256(path)
     if spec.weights.sha256 not in (None, found):
@@ -131,7 +131,14 @@ def recorded_net(
         If the settings name no net of models/, the net or its weights are missing, or
         the SHA-256 of the prototxt or of the weights is not the recorded one.
     """
-    spec = spec or _named(settings, path)
+    if spec is None:
+        name, known = str(settings.get("net")), net_names()
+        if name not in known:
+            raise NetError(
+                f"{path}: expected a net of: {' '.join(known)}; found '{name}'; name "
+                "its folder with --net"
+            )
+        spec = load_net(name)
     caffemodel = weights_path(spec)
     for key, source, found in (
         ("net_sha256", spec.prototxt, spec.net_sha256),
@@ -141,17 +148,6 @@ def recorded_net(
         if found != expected:
             raise NetError(
                 f"{path} was made with another {key}: expected {expected}, found "
-                f"{found} of {source}; name the net that it was made with by --net"
+                f"{found} of {source}; use --net to name the net that it was made with"
             )
     return spec
-
-
-def _named(settings: Mapping[str, Any], path: Path) -> NetSpec:
-    """Load the net of models/ that the settings name."""
-    name = str(settings.get("net"))
-    if name not in net_names():
-        raise NetError(
-            f"{path}: expected a net of: {' '.join(net_names())}; found '{name}'; "
-            "name its folder with --net"
-        )
-    return load_net(name)

@@ -19,9 +19,9 @@ class RandomNet:
     text : str
         The prototxt; it ends with the tempered loss on the logits.
     shapes : dict
-        Of all blobs, without the batch axis.
+        Shapes of all blobs, without the batch axis.
     inputs : list of str
-        What feeds the inner products, from the lowest up, then the logits.
+        The inputs of the inner products, from the lowest up, and then the logits.
     products : list of str
         The blobs that the inner products write.
     """

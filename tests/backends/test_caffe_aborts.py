@@ -33,7 +33,7 @@ layer { name: "fc8" type: "InnerProduct" bottom: "fc7" top: "fc8"
         inner_product_param { num_output: 4 } }
 layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }
 """
-# What is replaced in the prototxt, by what, and a part of the message.
+# A part of the prototxt, its replacement, and a part of the message.
 ABORTS = {
     "unknown layer": ('"LRN"', '"Normalise"', "Unknown layer type: Normalise"),
     "no layer type": ('type: "LRN"', "", "Unknown layer type: "),
@@ -201,7 +201,7 @@ def test_options_that_caffe_aborts_on(
 def test_rows_that_are_there_outlive_an_abort(
     net: Path, devkit: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    """Caffe dies in the second batch; the next run goes on to the same bytes."""
+    """Caffe dies in the second batch; the next run completes the same bytes."""
     from fishing.backends.caffe import CaffeBackend
 
     assert _extract(net, devkit, tmp_path / "whole.h5", "--batch-size", "4")[0] == 0

@@ -114,7 +114,7 @@ def test_eq_10_back_propagation_in_float64(
 def test_eq_10_is_the_derivative_of_the_loss(
     blobs: dict[str, Array], weights: dict[str, tuple[Array, Array]]
 ) -> None:
-    """Move y6, y7 and y8 a little and look at the loss, in float64."""
+    """Move y6, y7 and y8 a little, and compute the loss in float64."""
 
     def loss(y: Array, layer: str) -> float:
         for above in {"fc6": ("fc7", "fc8"), "fc7": ("fc8",), "fc8": ()}[layer]:
@@ -197,7 +197,7 @@ def test_an_image_does_not_depend_on_its_batch(batch_size: int, tau: float) -> N
         )
 
 
-# --- deploy nets of other people --------------------------------------------------
+# --- deploy nets from elsewhere ---------------------------------------------------
 
 TRUNK = """
 layer { name: "data" type: "Input" top: "data"
@@ -209,10 +209,10 @@ layer { name: "pool5" type: "Pooling" bottom: "conv" top: "pool5"
         pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
 """
 HEAD = """
-layer {{ name: "fc6" type: "InnerProduct" bottom: "pool5" top: "{y6}"
+layer {{ name: "fc6" type: "InnerProduct" bottom: "pool5" top: "fc6"
         inner_product_param {{ num_output: 12 weight_filler {{ type: "xavier" }} }} }}
 {between6}
-layer {{ name: "fc7" type: "InnerProduct" bottom: "{x6}" top: "{y7}"
+layer {{ name: "fc7" type: "InnerProduct" bottom: "{x6}" top: "fc7"
         inner_product_param {{ num_output: 10 weight_filler {{ type: "xavier" }} }} }}
 {between7}
 layer {{ name: "fc8" type: "InnerProduct" bottom: "{x7}" top: "fc8"
@@ -232,17 +232,13 @@ def _layer(kind: str, bottom: str, top: str, extra: str = "") -> str:
 def _head(names: tuple[str, str], relu: str, *, in_place: bool) -> str:
     """Write a head; `names` are those of x6 and x7."""
     if in_place:
-        between = [_layer(relu, f"fc{k}", f"fc{k}") for k in "67"]
         between = [
-            b + _layer("Dropout", f"fc{k}", f"fc{k}")
-            for b, k in zip(between, "67", strict=True)
+            _layer(relu, fc, fc) + _layer("Dropout", fc, fc) for fc in ("fc6", "fc7")
         ]
-        y6, y7 = "fc6", "fc7"
     else:
         between = [_layer(relu, f"fc{k}", n) for k, n in zip("67", names, strict=True)]
-        y6, y7 = "fc6", "fc7"
     return HEAD.format(
-        y6=y6, y7=y7, x6=names[0], x7=names[1], between6=between[0], between7=between[1]
+        x6=names[0], x7=names[1], between6=between[0], between7=between[1]
     )
 
 
@@ -301,7 +297,7 @@ def test_other_nonlinearities(tmp_path: Path, kind, derivative, in_place) -> Non
         np.testing.assert_allclose(found, g, atol=1e-5 * np.abs(g).max())
 
 
-def test_old_input_forms_and_loose_layers(tmp_path: Path) -> None:
+def test_old_input_forms_and_unused_layers(tmp_path: Path) -> None:
     head = _head(("fc6", "fc7"), "ReLU", in_place=True)
     plain = _run(_own_net(tmp_path / "a", TRUNK + head))
     rest = TRUNK.split("\n", 3)[3]
@@ -458,7 +454,7 @@ def test_heads_that_do_not_fit(change: dict[str, str], message: str) -> None:
     _refused(dataclasses.replace(spec, blobs=blobs), NetError, message)
 
 
-def test_names_that_our_own_layers_would_like(tmp_path: Path) -> None:
+def test_names_that_the_added_layers_would_have(tmp_path: Path) -> None:
     head = _head(("fc6", "fc7"), "ReLU", in_place=True)
     plain = _run(_own_net(tmp_path / "a", TRUNK + head))
     text = (TRUNK + head).replace('top: "prob"', 'top: "loss"')
@@ -593,7 +589,7 @@ def test_unknown_devices(device: str) -> None:
 
 
 def test_a_gpu_that_is_not_there() -> None:
-    """With either build it is an error, and no abort."""
+    """With either build, this is an error and not an abort."""
     message = "built for the CPU only|found no NVIDIA driver|expected a GPU of number"
     _refused(load_net("tinyalexnet"), BackendError, message, device="gpu:99")
 

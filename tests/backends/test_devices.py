@@ -33,7 +33,7 @@ class _Driver:
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> int:
-            # What comes by reference, as the object itself.
+            # Replace references by the objects that they refer to.
             args = [getattr(a, "_obj", a) for a in arguments]
             if name == self.broken:
                 return 2
@@ -275,7 +275,7 @@ def test_a_gpu_that_takes_one_process(
     driver.attributes[20] = mode
     assert count_workers("gpu:0", processes=True) == n_workers
     assert count_workers("gpu:0", processes=False) == 2  # threads of one process
-    driver.n_gpus = 0  # for a worker to say
+    driver.n_gpus = 0  # which a worker reports
     assert count_workers("gpu:0", processes=True) == 2
 
 

@@ -23,7 +23,7 @@ from fishing.backends import Backend, choose_backend, open_backend
 from fishing.backends.caffe import CaffeBackend
 from fishing.backends.onnx import OnnxBackend
 from fishing.backends.openvino import OpenvinoBackend, _check_bfloat16
-from fishing.errors import BackendError, NetError
+from fishing.errors import BackendError, DependencyError, NetError
 from fishing.images import Preprocess, read_splits
 from fishing.nets import BLOBS, NetSpec, load_net
 
@@ -322,8 +322,19 @@ def test_errors_of_openvino_take_one_line() -> None:
 
 def test_openvino_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    message = r"found that it cannot be .*pip install 'fishing\[openvino\]'"
-    _refused(load_net("tinyalexnet"), BackendError, message, maker=OpenvinoBackend)
+    message = r"the library 'openvino', .*pip install 'fishing\[openvino\]'"
+    _refused(load_net("tinyalexnet"), DependencyError, message, maker=OpenvinoBackend)
+
+
+def test_openvino_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "raise ImportError('libtbb.so.12: no such file', name='openvino')"
+    (tmp_path / "openvino.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "openvino")
+    message = "the library 'openvino', found libtbb.so.12: no such file; run `pip"
+    _refused(load_net("tinyalexnet"), DependencyError, message, maker=OpenvinoBackend)
 
 
 def test_a_processor_without_bfloat16() -> None:

@@ -336,7 +336,7 @@ def test_weights_are_stored_once(tmp_path: Path) -> None:
     graph = gradient_graph(spec)
     weights = spec.folder / spec.weights.file
     stored = sum(array.nbytes for array in graph.initializers.values())
-    assert stored < 1.01 * weights.stat().st_size  # LRN's bands come on top
+    assert stored < 1.01 * weights.stat().st_size  # plus a few constants
     readers = [node.name for node in graph.nodes if "fc7/weights" in node.input]
     assert len(readers) == 2
     assert {node.op_type for node in graph.nodes if node.name in readers} == {"Gemm"}

@@ -58,7 +58,7 @@ def test_results_come_in_order_however_long_each_takes() -> None:
         found = [(i, float(blobs["x"][0, 0])) for i, blobs in results]
     assert found == [(i, 2.0 * i) for i in range(40)]
     assert all(net.n_runs for net in nets)
-    assert nets[0].n_runs < nets[1].n_runs  # who is done takes the next
+    assert nets[0].n_runs < nets[1].n_runs  # a free worker takes the next batch
     workers.close()
     assert all(net.closed for net in nets)
 
@@ -103,10 +103,10 @@ def test_the_net_runs_while_results_are_used() -> None:
 
     with closing(run_ahead(Signal(), _batches(3))) as results:
         next(results)
-        assert started.wait(10)  # and nobody asked for the second result
+        assert started.wait(10)  # although nobody asked for the second result
 
 
-def test_what_was_opened_is_closed_where_another_cannot_be() -> None:
+def test_opened_backends_are_closed_if_another_cannot_be_opened() -> None:
     first = _Net()
 
     def broken() -> Backend:

@@ -20,7 +20,7 @@ def torch_net(
     spec: NetSpec, data: NDArray[np.float32], device: str = "cpu"
 ) -> Callable[[], dict[str, NDArray[np.float32]]]:
     """Load a net. A call of the result transfers the images, and returns the blobs."""
-    # Imported by a string, since the project and its type checks do without PyTorch.
+    # Imported by name, since the project and its type checks do not need PyTorch.
     torch: Any = importlib.import_module("torch")
     functional: Any = importlib.import_module("torch.nn.functional")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

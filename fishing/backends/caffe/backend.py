@@ -30,25 +30,7 @@ _FATAL = re.compile(r"^F\d{4,8} .*?\] (.*)$", re.MULTILINE)
 class CaffeBackend:
     """A net in patched Caffe; implements `fishing.backends.Backend`.
 
-    Parameters
-    ----------
-    spec : NetSpec
-    temperature : float
-    batch_size : int or None
-        By default 32 on the CPU, and on a GPU as many as its memory allows.
-    device : str
-        ``cpu`` or ``gpu:N``.
-    tf32 : bool
-        Multiply in TF32 on the GPU.
-    n_threads : int, optional
-        Threads of OpenBLAS; by default it chooses.
-
-    Raises
-    ------
-    BackendError
-        If patched Caffe is missing, was not built for the device, or stops.
-    NetError
-        If the weights are missing, or if the net does not fit.
+    OpenBLAS uses `n_threads` threads, or by default as many as it chooses.
     """
 
     n_at_once = 1
@@ -74,7 +56,7 @@ class CaffeBackend:
             "device": device,
             "tf32": tf32,
         }
-        # It keeps Caffe's last message, should Caffe stop; warnings are left out.
+        # This file receives Caffe's last message if Caffe stops, but no warnings.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             python_command(_START),
@@ -108,7 +90,7 @@ class CaffeBackend:
         self._stderr.close()
 
     def _ask(self, message: Any) -> Any:
-        """Send one message to the process and wait for its answer."""
+        """Send one message to the process, and wait for its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

@@ -1,4 +1,4 @@
-"""From deploy.prototxt to the net that is run: eq. 9 and 10 in Caffe's own terms."""
+"""Turn a deploy net into the one that is run: eq. 9 and 10 in Caffe's own terms."""
 
 from __future__ import annotations
 
@@ -16,17 +16,10 @@ from fishing.nets import (
 )
 from fishing.nets.caffe_messages import LayerParameter, LossParameter, set_layers
 
-# How many parameter blobs the other layers have that a head may hold.
+# The number of parameter blobs of the head's layers without a `bias_term`.
 _N_PARAMS = {"BatchNorm": 3, "PReLU": 1}
 # Layers that read or write files of their own, or run code that a file names.
-_REACHES_OUT = {
-    "Data",
-    "HDF5Data",
-    "HDF5Output",
-    "ImageData",
-    "Python",
-    "WindowData",
-}
+_USE_FILES = {"Data", "HDF5Data", "HDF5Output", "ImageData", "Python", "WindowData"}
 
 
 class Tap(NamedTuple):
@@ -37,7 +30,7 @@ class Tap(NamedTuple):
 
 
 class GradientNet(NamedTuple):
-    """A net that makes paired blobs, and where to find each of them."""
+    """A net that computes paired blobs, and where to find each of them."""
 
     param: Any  # NetParameter
     input: str
@@ -52,34 +45,18 @@ def gradient_net(
     batch_size: int,
     input_size: int,
 ) -> GradientNet:
-    """Derive the net whose backward pass makes dE/dy of each inner product of the head.
+    """Derive the net whose backward pass computes dE/dy of the head's inner products.
 
     A ``SoftmaxWithLoss`` with temperature tau, uniform label and no normalisation is
-    put on the logits, so that its ``diff`` is (softmax(y8 / tau) - 1/P) / tau (eq. 10).
-    Caffe is told to stop below the lowest inner product (``propagate_down``) and to
-    compute no gradients of weights (``lr_mult: 0``) but that of this product's bias:
-    without something to learn Caffe would not go back at all. In the head each in-place
-    layer gets a blob of its own, so that no y_k is overwritten by x_k.
+    put on the logits y8, whose ``diff`` is then (softmax(y8 / tau) - 1/P) / tau, as in
+    eq. 10. Caffe is told to stop below the lowest inner product (``propagate_down``)
+    and to compute no gradients of weights (``lr_mult: 0``) but that of this product's
+    bias: without something to learn, Caffe would skip the backward pass. Each in-place
+    layer of the head gets a blob of its own, so that no y_k is overwritten by x_k.
 
-    Parameters
-    ----------
-    deploy : NetParameter
-        What `read_net` returns; it is left as it is.
-    blobs : mapping of str to str
-        The net's names of the blobs of its head, such as x5, x6, x7, y8 and x8.
-    temperature : float
-    batch_size : int
-    input_size : int
-        Pixels of each side, as net.toml says.
-
-    Returns
-    -------
-    GradientNet
-
-    Raises
-    ------
-    NetError
-        If the net has no head that fits `blobs`, or a layer that cannot be run.
+    `deploy` is what `read_net` returns; it is left as it is. `blobs` and `input_size`
+    are those of `NetSpec`. A NetError says that the net has no head that fits `blobs`,
+    or a layer that cannot be run.
     """
     param = type(deploy)()
     param.CopyFrom(deploy)
@@ -119,7 +96,7 @@ def _check_layers(layers: Sequence[Any]) -> None:
     """Refuse layers that Caffe would run, but not as a net of images and weights."""
     seen: set[str] = set()
     for layer in layers:
-        if layer.type in _REACHES_OUT:
+        if layer.type in _USE_FILES:
             raise NetError(
                 f"expected a net that needs nothing but images and weights, found "
                 f"'{layer.name}' ({layer.type}), which reaches for files of its own"

@@ -3,7 +3,7 @@
 It reads pickled messages from standard input and writes pickled answers to standard
 output. The first message holds the settings of the net, and is answered by the widths
 of its blobs and the batch size. Each further one is a batch, and is answered by its
-blobs. A failed check of Caffe aborts this process alone.
+blobs. A failed check of Caffe aborts only this process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fishing.backends.devices import (
 from fishing.errors import BackendError, FishingError
 from fishing.nets import fit_weights, read_net, read_weights
 
-# Bytes that a new net may take beside its parameters.
+# Bytes that a new net may take in addition to its parameters.
 _ROOM = 2**28
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     """Answer the process at the other end of the pipe until it closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks handles Ctrl-C
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what C++ prints must not mix with the answers
+    os.dup2(2, 1)  # keep what C++ prints apart from the answers
     net: CaffeNet | None = None
     while True:
         try:
@@ -63,27 +63,9 @@ def main() -> None:
 class CaffeNet:
     """A gradient net in Caffe.
 
-    Parameters
-    ----------
-    prototxt, weights : Path
-        The deploy net and its caffemodel, in the current or the V1 format.
-    blobs : dict of str to str
-        The net's names of the blobs that `head_names` lists.
-    input_size : int
-    batch_size : int or None
-        By default 32 on the CPU, and on a GPU as many as its memory allows.
-    temperature : float
-    device : str
-        ``cpu`` or ``gpu:N``.
-    tf32 : bool
-        Whether TF32 is asked for, which CAFFE_TF32 tells Caffe.
-
-    Raises
-    ------
-    BackendError
-        If patched Caffe cannot be imported or was not built for the device.
-    NetError
-        If the net or its weights do not fit.
+    `prototxt` and `weights` are files of the current or the V1 format. The other
+    parameters are those of `NetSpec` and of `fishing.backends.Backend`. TF32 is only
+    checked here: the environment variable CAFFE_TF32 turns it on.
     """
 
     def __init__(
@@ -119,20 +101,18 @@ class CaffeNet:
             batch_size=batch_size or 1,
             input_size=input_size,
         )
-        # The file has no name, so that nothing of it is left if Caffe aborts.
+        # The file has no name, so that nothing remains of it if Caffe aborts.
         with tempfile.TemporaryFile("w+") as file:
             file.write(str(self._derived.param))
             file.seek(0)
-            name = f"/dev/fd/{file.fileno()}"
-            if device == "cpu" and sys.platform == "linux":
-                # A new net holds parameters and little else.
+            is_limited = device == "cpu" and sys.platform == "linux"
+            if is_limited:  # a new net holds parameters and little else
                 _limit_memory(_memory_used() + 2 * weights.stat().st_size + _ROOM)
-                self.net = caffe.Net(name, caffe.TEST)
+            self.net = caffe.Net(f"/dev/fd/{file.fileno()}", caffe.TEST)
+            if is_limited:
                 _limit_memory(os.sysconf("SC_PHYS_PAGES") * resource.getpagesize())
-            else:
-                self.net = caffe.Net(name, caffe.TEST)
-        # Caffe would leave a layer untrained if the file lacks it, and abort if the
-        # file has parameters of another shape.
+        # Caffe would leave a layer untrained that the file lacks, and abort if the file
+        # has parameters of another shape.
         shapes = {
             name: [list(param.shape) for param in params]
             for name, params in self.net.params.items()
@@ -180,25 +160,10 @@ def _memory_used() -> int:
 
 
 def set_device(caffe: Any, device: str, *, tf32: bool = False) -> Gpu | None:
-    """Choose the processor. Caffe itself would abort if there is none.
+    """Make Caffe use the CPU (then None is returned) or a GPU.
 
-    Parameters
-    ----------
-    caffe : module
-    device : str
-        ``cpu`` or ``gpu:N``.
-    tf32 : bool
-        Whether TF32 is asked for.
-
-    Returns
-    -------
-    Gpu or None
-        None stands for the CPU.
-
-    Raises
-    ------
-    BackendError
-        If there is no such GPU, or if Caffe was not built for it.
+    A BackendError says that there is no such GPU, or that Caffe was not built for it.
+    Caffe itself would abort.
     """
     if device == "cpu":
         caffe.set_mode_cpu()
@@ -242,7 +207,7 @@ def _check_build(build: dict[str, Any], gpu: Gpu, device: str, *, tf32: bool) ->
 
 
 def _net_bytes(net: Any) -> tuple[int, int]:
-    """Bound the bytes that a net takes: in any case, and for each image.
+    """Bound the bytes that a net takes in any case, and for each image.
 
     Caffe keeps the values of each blob and at most as much again: gradients of some
     blobs, places of maxima, the scale of LRN. Each convolution unfolds one image at a

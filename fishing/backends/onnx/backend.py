@@ -18,6 +18,7 @@ from fishing.backends.devices import (
     fitting_batch,
     parse_device,
 )
+from fishing.backends.interface import stopped
 from fishing.backends.onnx.builder import Graph
 from fishing.backends.onnx.export import external_tensor
 from fishing.backends.onnx.graph import DATA, TAU, gradient_graph, graph_bytes
@@ -29,27 +30,7 @@ _CUDA = "CUDAExecutionProvider"
 
 
 class OnnxBackend:
-    """A net in ONNX Runtime; implements `fishing.backends.Backend`.
-
-    Parameters
-    ----------
-    spec : NetSpec
-    temperature : float
-    batch_size : int or None
-        By default 32 on the CPU, and on a GPU as many as its memory allows. The graph
-        takes batches of any size.
-    device : str
-        ``cpu`` or ``gpu:N``.
-    tf32 : bool
-        Multiply in TF32 on the GPU.
-
-    Raises
-    ------
-    BackendError
-        If there is no such device, or if ONNX Runtime stops.
-    NetError
-        If the weights are missing, or if the net does not fit or cannot be converted.
-    """
+    """A net in ONNX Runtime; implements `fishing.backends.Backend`."""
 
     n_at_once = 1
 
@@ -79,7 +60,7 @@ class OnnxBackend:
         try:
             found = self._session.run(names, {DATA: data, TAU: self._tau})
         except Exception as error:  # its errors have no common base
-            raise _stopped(error) from None
+            raise stopped("ONNX Runtime", error) from None
         return dict(zip(names, found, strict=True))
 
     def close(self) -> None:
@@ -99,7 +80,7 @@ def _providers(device: str, *, tf32: bool) -> list[Any]:
             f"{' '.join(available)}; install onnxruntime-gpu in place of onnxruntime, "
             "or use --device cpu"
         )
-    gpu = find_gpu(device)  # raises an error of one line if there is none
+    gpu = find_gpu(device)  # raises an error if there is no such GPU
     if tf32:
         check_tf32(gpu)
     if hasattr(onnxruntime, "preload_dlls"):
@@ -120,29 +101,11 @@ def _providers(device: str, *, tf32: bool) -> list[Any]:
     return [(_CUDA, settings), "CPUExecutionProvider"]
 
 
-def _stopped(error: Exception) -> BackendError:
-    """Make an error of ONNX Runtime's message, in one line."""
-    words = " ".join(str(error).split())
-    return BackendError(f"ONNX Runtime stopped: {words or type(error).__name__}")
-
-
 def open_session(graph: Graph, providers: list[Any]) -> Any:
     """Load a graph into ONNX Runtime, which reads the weights from numpy's arrays.
 
-    Parameters
-    ----------
-    graph : Graph
-    providers : list
-        Execution providers by ONNX Runtime's names, the preferred one first.
-
-    Returns
-    -------
-    onnxruntime.InferenceSession
-
-    Raises
-    ------
-    BackendError
-        If ONNX Runtime cannot load it.
+    `providers` are execution providers by ONNX Runtime's names, the preferred one
+    first. If that one does not start, a BackendError says so.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
@@ -165,12 +128,12 @@ def open_session(graph: Graph, providers: list[Any]) -> Any:
             model, options, providers, enable_fallback=0
         )
     except Exception as error:
-        raise _stopped(error) from None
+        raise stopped("ONNX Runtime", error) from None
     first = providers[0][0] if isinstance(providers[0], tuple) else providers[0]
     if first not in session.get_providers():
         raise BackendError(
             f"expected {first} to start, found that ONNX Runtime could not load it; "
-            "see its warnings, `pip install 'onnxruntime-gpu[cuda,cudnn]'`, or use "
-            "--device cpu"
+            "read its warnings, run `pip install 'onnxruntime-gpu[cuda,cudnn]'`, or "
+            "use --device cpu"
         )
     return session

@@ -1,6 +1,6 @@
 """Eq. 10 as ONNX operators: the backward pass of the head.
 
-It computes the gradients of the cross-entropy with the uniform label, with respect to
+It computes the gradients of the cross-entropy with the uniform label with respect to
 the outputs of the inner products.
 """
 
@@ -40,24 +40,9 @@ def backward(
         \partial E / \partial y_k =
         [W_{k+1} \, \partial E / \partial y_{k+1}] \circ f'(y_k)
 
-    Parameters
-    ----------
-    build : Builder
-    head : Head
-    blobs : mapping of str to Value
-        The blobs that layers of the head read and write, by their names in the net.
-    tau : Value
-        The temperature, a scalar.
-
-    Returns
-    -------
-    list of Value
-        dE/dy of the head's inner products, from the lowest up.
-
-    Raises
-    ------
-    NetError
-        If a layer of the head has no backward pass here.
+    `blobs` holds the blobs that layers of the head read and write, by their names in
+    the net, and `tau` the temperature. The gradients dE/dy of the inner products are
+    returned from the lowest up. A NetError refuses layers without a backward pass here.
     """
     found: list[Value] = []
     logits = blobs[head.layers[0].top[0]]

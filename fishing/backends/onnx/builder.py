@@ -1,6 +1,6 @@
 """Build an ONNX graph node by node, with the numbers that the nodes need.
 
-Shapes are kept without the batch axis, whose length is left open.
+All shapes leave out the batch axis, whose length stays open.
 """
 
 from __future__ import annotations
@@ -27,14 +27,7 @@ MOST_VALUES = 2**26
 
 
 class Value(NamedTuple):
-    """A tensor of the graph.
-
-    Attributes
-    ----------
-    name : str
-    shape : tuple of int
-        Shape for one image, without the batch axis.
-    """
+    """A tensor of the graph, with its shape for one image."""
 
     name: str
     shape: tuple[int, ...]
@@ -42,25 +35,14 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """A finished graph, whose weights are numpy's arrays.
-
-    Attributes
-    ----------
-    nodes : list of onnx.NodeProto
-    initializers : dict of str to ndarray
-    inputs, outputs : list of onnx.ValueInfoProto
-    widths : dict of str to int
-        Values per image of each output.
-    shapes : dict of str to tuple of int
-        Shape for one image of each node's output.
-    """
+    """A finished graph, whose weights are numpy arrays."""
 
     nodes: list[onnx.NodeProto]
     initializers: dict[str, NDArray[Any]]
     inputs: list[onnx.ValueInfoProto]
     outputs: list[onnx.ValueInfoProto]
-    widths: dict[str, int]
-    shapes: dict[str, tuple[int, ...]]
+    widths: dict[str, int]  # values per image of each output
+    shapes: dict[str, tuple[int, ...]]  # of each node's output, for one image
 
     def model(self, tensors: Sequence[TensorProto]) -> onnx.ModelProto:
         """Make a model of the graph, with `tensors` as its initializers."""
@@ -78,19 +60,9 @@ class Graph:
 class Builder:
     """Collects nodes and initializers under names that do not clash.
 
-    Parameters
-    ----------
-    weights : dict of str to list of ndarray
-        What `read_weights` returns.
-    caffemodel : Path
-        Where the weights are from, for messages.
-    native_lrn : bool
-        See `fishing.backends.onnx.graph.gradient_graph`.
-
-    Attributes
-    ----------
-    weight_names : dict of str to list of str
-        Names of the initializers of layers that have weights and maybe a bias.
+    `weights` is what `read_weights` returns, and `caffemodel` the file that messages
+    name. `weight_names` holds the names of the initializers of each layer that has
+    weights and possibly a bias.
     """
 
     def __init__(
@@ -113,30 +85,11 @@ class Builder:
         shape: Sequence[int],
         **attributes: Any,
     ) -> Value:
-        """Add a node with one output.
+        """Add a node of an ONNX operator with these attributes, and return its output.
 
-        Parameters
-        ----------
-        operator : str
-            ONNX's name of the operator.
-        inputs : sequence of Value or str
-            A str is the name of an initializer.
-        name : str
-            Name of the output. It gets a suffix if it is taken.
-        shape : sequence of int
-            Shape of the output, without the batch axis.
-        **attributes
-            Attributes of the operator.
-
-        Returns
-        -------
-        Value
-            The output.
-
-        Raises
-        ------
-        NetError
-            If the output would have more than `MOST_VALUES` values.
+        An input that is a str is the name of an initializer. The output has this name,
+        with a suffix if the name is taken, and this shape for one image. A NetError
+        says that it would have more than `MOST_VALUES` values.
         """
         check_size(name, shape)
         output = Value(self._unique(name), tuple(shape))
@@ -164,23 +117,17 @@ class Builder:
     def parameters(
         self, layer: Any, shapes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float32]]:
-        """Find a layer's parameters and give them the shapes that the layer expects.
-
-        Raises
-        ------
-        NetError
-            If they are missing or of other shapes.
-        """
+        """Find a layer's parameters, and give them the shapes that it expects."""
         fitted = fit_weights(self._caffemodel, self._weights, {layer.name: shapes})
         return fitted[layer.name]
 
     def weights(self, layer: Any, shapes: Sequence[Sequence[int]]) -> list[str]:
-        """Make a layer's parameters initializers, and return their names."""
-        names = self.weight_names.setdefault(layer.name, [])
+        """Make initializers of a layer's parameters, and return their names."""
         found = self.parameters(layer, shapes)
-        for name, array in zip(("weights", "bias"), found, strict=False):
-            names.append(self._unique(f"{layer.name}/{name}"))
-            self._initializers[names[-1]] = array
+        kinds = ("weights", "bias")[: len(found)]
+        names = [self._unique(f"{layer.name}/{kind}") for kind in kinds]
+        self._initializers.update(zip(names, found, strict=True))
+        self.weight_names[layer.name] = names
         return names
 
     def reshape(self, value: Value, shape: Sequence[int], name: str) -> Value:
@@ -193,18 +140,7 @@ class Builder:
     def finish(
         self, inputs: Mapping[str, Sequence[int | str]], outputs: Mapping[str, Value]
     ) -> Graph:
-        """Finish the graph.
-
-        Parameters
-        ----------
-        inputs : mapping of str to shape
-        outputs : mapping of str to Value
-            Values under the names of the outputs, which are (n, d) tensors.
-
-        Returns
-        -------
-        Graph
-        """
+        """Finish the graph, whose outputs are these values as (n, d) tensors."""
         renamed: dict[str, str] = {}
         widths = {name: math.prod(v.shape) for name, v in outputs.items()}
         for name, value in outputs.items():
@@ -237,18 +173,12 @@ def refusal(layer: Any, expected: str, found: str) -> NetError:
     """Make an error that says why a layer cannot be converted."""
     return NetError(
         f"layer '{layer.name}' ({layer.type}): expected {expected}, found {found}; "
-        "--backend caffe runs what Caffe knows"
+        "--backend caffe runs all layers that Caffe has"
     )
 
 
 def check_size(name: str, shape: Sequence[int]) -> None:
-    """Refuse a blob that would fill the memory.
-
-    Raises
-    ------
-    NetError
-        If it has more than `MOST_VALUES` values for one image.
-    """
+    """Refuse a blob of more than `MOST_VALUES` values, which could fill the memory."""
     if math.prod(shape) > MOST_VALUES:
         raise NetError(
             f"expected blobs of at most {MOST_VALUES} values an image, found '{name}' "
@@ -257,13 +187,7 @@ def check_size(name: str, shape: Sequence[int]) -> None:
 
 
 def canonical_axis(layer: Any, axis: int, x: Value) -> int:
-    """Turn a negative axis into one that is counted from the first.
-
-    Raises
-    ------
-    NetError
-        If there is no such axis, or if it is the batch axis.
-    """
+    """Count an axis from the first, and refuse the batch axis and missing ones."""
     n_axes = len(x.shape) + 1
     found = axis + n_axes if axis < 0 else axis
     if not 1 <= found < n_axes:

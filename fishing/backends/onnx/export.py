@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from fishing.backends.onnx.builder import Graph
 from fishing.backends.onnx.graph import gradient_graph
@@ -35,7 +35,7 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
     path : Path
         The file gets this name once it is whole.
     most_bytes : int
-        How many bytes of weights the file itself may hold.
+        The most bytes of weights that the file itself may hold.
 
     Raises
     ------
@@ -56,14 +56,17 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
     n_bytes = sum(array.nbytes for array in graph.initializers.values())
     data = _data_file(path)
     try:
-        path.parent.stat()  # a folder that is missing is an error, not to be made
-        with ExitStack() as files:  # the weights get their name before the model does
+        path.parent.stat()  # a missing folder is an error; it is not made
+        with ExitStack() as files:  # the weights get their name before the model
             unfinished = files.enter_context(whole_file(path))
             if n_bytes > most_bytes:
                 weights = files.enter_context(whole_file(data))
                 tensors = _write_data(graph, weights, data.name)
             else:
-                tensors = [_tensor(*item) for item in graph.initializers.items()]
+                tensors = [
+                    numpy_helper.from_array(array, name)
+                    for name, array in graph.initializers.items()
+                ]
             model = graph.model(tensors)
             model.doc_string = spec.title
             helper.set_model_props(model, metadata)
@@ -73,34 +76,16 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
 
 
 def write_graph(graph: Graph, path: Path) -> None:
-    """Write a graph for a runtime that reads files; all weights go beside it.
-
-    Parameters
-    ----------
-    graph : Graph
-    path : Path
-        The weights go to ``<path>.data``.
-
-    Raises
-    ------
-    OSError
-        If the disk is full or lost.
-    """
+    """Write a graph for a runtime that reads files; ``<path>.data`` has its weights."""
     data = _data_file(path)
     tensors = _write_data(graph, data, data.name)
     path.write_bytes(graph.model(tensors).SerializeToString())
 
 
 def external_tensor(name: str, array: NDArray[Any], **where: str) -> TensorProto:
-    """Describe an initializer whose numbers lie outside of the model.
+    """Describe an initializer, of an array's shape and dtype, outside of the model.
 
-    Parameters
-    ----------
-    name : str
-    array : ndarray
-        Only its shape and its dtype go into the description.
-    **where
-        ONNX's keys of external data: ``location``, ``offset``, ``length``.
+    `where` are ONNX's keys of external data: ``location``, ``offset`` and ``length``.
     """
     dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
     tensor = TensorProto(name=name, dims=array.shape, data_type=dtype)
@@ -110,26 +95,20 @@ def external_tensor(name: str, array: NDArray[Any], **where: str) -> TensorProto
     return tensor
 
 
-def _tensor(name: str, array: NDArray[Any]) -> TensorProto:
-    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
-    raw = array.tobytes()
-    return TensorProto(name=name, dims=array.shape, data_type=dtype, raw_data=raw)
-
-
 def _data_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
 def _write_data(graph: Graph, path: Path, name: str) -> list[TensorProto]:
-    """Write the larger initializers into a file that the model calls `name`.
+    """Write the larger initializers, each on pages of its own, and describe all.
 
-    Each begins on a page of its own.
+    The descriptions call the file `name`.
     """
     tensors = []
     with path.open("wb") as file:
         for key, array in graph.initializers.items():
             if array.dtype != np.float32 or array.nbytes < 1024:
-                tensors.append(_tensor(key, array))
+                tensors.append(numpy_helper.from_array(array, key))
                 continue
             start = -(-file.tell() // 4096) * 4096
             file.seek(start)

@@ -34,26 +34,12 @@ DATA, TAU = "data", "tau"
 
 
 def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
-    """Make the graph of a net whose outputs are `fishing.nets.BLOBS`.
+    """Make the graph of a net, whose outputs are `fishing.nets.BLOBS`.
 
-    Parameters
-    ----------
-    spec : NetSpec
-    native_lrn : bool
-        Use ONNX's operator for LRN, which is fast in OpenVINO and slow in ONNX Runtime.
-        By default pooling takes its place where that is possible.
-
-    Returns
-    -------
-    Graph
-        Its inputs are ``data``, float32 of shape (n, 3, size, size), and ``tau``, a
-        positive float32 without axes. Each output is float32 of shape (n, d).
-
-    Raises
-    ------
-    NetError
-        If files are missing or malformed, if a layer cannot be converted, or if the
-        net has no head that fits.
+    Its inputs are ``data``, float32 of shape (n, 3, size, size), and ``tau``, a
+    positive float32 without axes. Each output is float32 of shape (n, d). ONNX's own
+    operator for LRN is fast in OpenVINO and slow in ONNX Runtime; unless `native_lrn`
+    is set, pooling replaces it where possible.
     """
     caffemodel = weights_path(spec)
     net = read_net(spec.prototxt)
@@ -83,32 +69,10 @@ def build_graph(
 ) -> Graph:
     """Make a graph of any blobs of any net, with a head of any depth or none.
 
-    Parameters
-    ----------
-    layers : sequence of LayerParameter
-        Each layer above the head's input writes a blob of its own; see
-        `separate_in_place`.
-    weights : dict of str to list of ndarray
-        What `read_weights` returns.
-    caffemodel : Path
-        Where the weights are from, for messages.
-    outputs : mapping of str to str
-        Outputs of the forward pass, and the net's name of the blob that each is.
-    head : Head, optional
-        Without it, the graph has no backward pass.
-    gradients : sequence of str
-        Outputs of the backward pass: dE/dy of the inner products, from the lowest up.
-    native_lrn : bool
-        See `gradient_graph`.
-
-    Returns
-    -------
-    Graph
-
-    Raises
-    ------
-    NetError
-        If a layer cannot be converted.
+    Each layer above the head's input writes a blob of its own; see `separate_in_place`.
+    `outputs` maps the names of the forward outputs to the net's blobs. Without a head,
+    there is no backward pass; with it, `gradients` names the outputs dE/dy of the inner
+    products, from the lowest up. Messages name `caffemodel`, the file of the weights.
     """
     build = Builder(weights, caffemodel, native_lrn=native_lrn)
     values: dict[str, Value] = {}
@@ -118,7 +82,10 @@ def build_graph(
     build.reserve(DATA, TAU, *outputs, *gradients)
     for layer in used:
         if layer.type == "Input":
-            _check_one_input(layer, inputs)
+            n_shapes = len(layer.input_param.shape)
+            if inputs or len(layer.top) != 1 or n_shapes != 1:
+                found = f"{n_shapes} shapes or another input"
+                raise refusal(layer, "one input of one shape", found)
             shape = layer.input_param.shape[0].dim[1:]
             values[layer.top[0]] = Value(DATA, tuple(shape))
             inputs[DATA] = ["n", *shape]
@@ -128,30 +95,24 @@ def build_graph(
             raise refusal(layer, f"a layer before it to write '{missing[0]}'", "none")
         bottoms = [values[bottom] for bottom in layer.bottom]
         values[layer.top[0]] = convert(build, layer, bottoms)
-    found = {name: values[blob] for name, blob in outputs.items()}
+    results = {name: values[blob] for name, blob in outputs.items()}
     if head:
         inputs[TAU] = []
         slopes = backward(build, head, values, Value(TAU, ()))
-        found |= dict(zip(gradients, slopes, strict=True))
-    return build.finish(inputs, found)
+        results |= zip(gradients, slopes, strict=True)
+    return build.finish(inputs, results)
 
 
 def graph_bytes(graph: Graph) -> tuple[int, int]:
-    """Bound the bytes that a graph takes: in any case, and for each image.
+    """Bound the bytes that a graph takes in any case, and for each image.
 
     In any case it takes its weights, and at most 1 GiB for the convolution library. The
-    bound for an image counts all values between nodes, though they are not all kept at
-    the same time.
+    bound for an image counts all values between nodes, although not all are kept at the
+    same time.
     """
     values = sum(math.prod(shape) for shape in graph.shapes.values())
     fixed = sum(array.nbytes for array in graph.initializers.values()) + 2**30
     return fixed, 4 * values
-
-
-def _check_one_input(layer: Any, inputs: Mapping[str, Any]) -> None:
-    n_shapes = len(layer.input_param.shape)
-    if inputs or len(layer.top) != 1 or n_shapes != 1:
-        raise refusal(layer, "one input of one shape", f"{n_shapes} shapes or another")
 
 
 def _check_names(layers: Sequence[Any]) -> None:

@@ -19,24 +19,10 @@ from fishing.nets.caffe_messages import TEST, EltwiseParameter
 
 
 def convert(build: Builder, layer: Any, bottoms: Sequence[Value]) -> Value:
-    """Add a layer to the graph.
+    """Add a layer to the graph, and return its top.
 
-    Parameters
-    ----------
-    build : Builder
-    layer : LayerParameter
-    bottoms : sequence of Value
-
-    Returns
-    -------
-    Value
-        The layer's top.
-
-    Raises
-    ------
-    NetError
-        If the layer has a type or settings that cannot be converted, or if its
-        parameters are missing or have other shapes.
+    A NetError says that its type or its settings cannot be converted, or that its
+    parameters are missing or have other shapes.
     """
     if layer.type not in _ONE_BOTTOM and layer.type not in _MANY_BOTTOMS:
         known = " ".join(sorted([*_ONE_BOTTOM, *_MANY_BOTTOMS]))
@@ -90,7 +76,7 @@ def scale_factors(
 
 
 def _inner_product(build: Builder, layer: Any, x: Value) -> Value:
-    """Multiply by the weights, (num_output, K) or transposed."""
+    """Multiply by the weights, of shape (num_output, K) or transposed."""
     p, name = layer.inner_product_param, layer.top[0]
     axis = canonical_axis(layer, p.axis, x)
     lead, width = x.shape[: axis - 1], math.prod(x.shape[axis - 1 :])
@@ -138,7 +124,7 @@ def _tanh(build: Builder, layer: Any, x: Value) -> Value:
 
 
 def _dropout(build: Builder, layer: Any, x: Value) -> Value:
-    return x  # Caffe scales in training, not when a net is tested
+    return x  # Caffe scales the values in the TRAIN phase alone
 
 
 def _softmax(build: Builder, layer: Any, x: Value) -> Value:

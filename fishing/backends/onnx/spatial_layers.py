@@ -20,6 +20,8 @@ from fishing.backends.onnx.builder import (
 )
 from fishing.nets.caffe_messages import LRNParameter, PoolingParameter
 
+Sides = list[int]  # along height and width
+
 
 def convolution(build: Builder, layer: Any, x: Value) -> Value:
     """Convolve with weights (num_output, channels / group, kernel_h, kernel_w)."""
@@ -61,8 +63,7 @@ def pooling(build: Builder, layer: Any, x: Value) -> Value:
     Along a side of n pixels with a padding of p at either end, there are
     ceil((n + 2p - k) / s) + 1 windows of k pixels at a stride of s, without one that
     would begin in the padding at the end. The mean is over the part of a window within
-    the n + 2p pixels, where the padding is zero. The maximum is over the pixels of the
-    image alone.
+    the n + 2p pixels, where the padding is zero. The maximum ignores the padding.
     """
     p = layer.pooling_param
     _planes(layer, x)
@@ -70,10 +71,8 @@ def pooling(build: Builder, layer: Any, x: Value) -> Value:
         raise refusal(layer, "pool MAX or AVE", "STOCHASTIC")
     size = list(x.shape[1:])
     kernel = size if p.global_pooling else _pooling_sides(layer, p, "kernel", 1)
-    stride, pad = (
-        _pooling_sides(layer, p, "stride", 1),
-        _pooling_sides(layer, p, "pad", 0),
-    )
+    stride = _pooling_sides(layer, p, "stride", 1)
+    pad = _pooling_sides(layer, p, "pad", 0)
     if p.global_pooling and (stride != [1, 1] or pad != [0, 0]):
         raise refusal(layer, "stride 1 and pad 0", f"{stride} and {pad}")
     if any(before >= k for before, k in zip(pad, kernel, strict=True)):
@@ -97,7 +96,7 @@ def pooling(build: Builder, layer: Any, x: Value) -> Value:
         [x.shape[0], *out],
         kernel_shape=kernel,
         strides=stride,
-        pads=[*pad, *_pad_behind(size, kernel, stride, pad, out)],
+        pads=[*pad, *_end_pad(size, kernel, stride, pad, out)],
     )
 
 
@@ -114,10 +113,8 @@ def lrn(build: Builder, layer: Any, x: Value) -> Value:
     if p.norm_region == LRNParameter.ACROSS_CHANNELS:
         if p.beta == 0.75 and not build.native_lrn:
             return _lrn_by_pooling(build, layer, x)
-        settings = {"alpha": p.alpha, "beta": p.beta, "bias": p.k}
-        settings = {key: float(value) for key, value in settings.items()}
-        size = p.local_size
-        return build.node("LRN", [x], layer.top[0], x.shape, size=size, **settings)
+        settings = {"alpha": p.alpha, "beta": p.beta, "bias": p.k, "size": p.local_size}
+        return build.node("LRN", [x], layer.top[0], x.shape, **settings)
     window, pad = [p.local_size] * 2, [(p.local_size - 1) // 2] * 2
     square = build.node("Mul", [x, x], f"{name}/square", x.shape)
     mean = _average(
@@ -167,15 +164,15 @@ def _average(
     build: Builder,
     name: str,
     x: Value,
-    kernel: list[int],
-    stride: list[int],
-    pad: list[int],
-    out: list[int],
+    kernel: Sides,
+    stride: Sides,
+    pad: Sides,
+    out: Sides,
 ) -> Value:
-    """Take means as Caffe does, over windows that are clipped at the padding's end."""
+    """Take means as Caffe does: over windows that are clipped where padding ends."""
     size, shape = list(x.shape[1:]), [x.shape[0], *out]
     check_size(name, shape)
-    behind = _pad_behind(size, kernel, stride, pad, out)
+    end = _end_pad(size, kernel, stride, pad, out)
     lengths = []  # of the clipped windows along each side
     for n, k, s, before, length in zip(size, kernel, stride, pad, out, strict=True):
         starts = np.arange(length) * s - before
@@ -191,7 +188,7 @@ def _average(
         shape,
         kernel_shape=kernel,
         strides=stride,
-        pads=[*pad, *behind],
+        pads=[*pad, *end],
         count_include_pad=int(with_pad),
     )
     if is_full:
@@ -200,14 +197,10 @@ def _average(
     return build.node("Mul", [pooled, factors], name, shape)
 
 
-def _pad_behind(
-    size: list[int],
-    kernel: list[int],
-    stride: list[int],
-    pad: list[int],
-    out: list[int],
-) -> list[int]:
-    """Pad just as far as the last window reaches."""
+def _end_pad(
+    size: Sides, kernel: Sides, stride: Sides, pad: Sides, out: Sides
+) -> Sides:
+    """Find the padding at the end of each side, up to which the last window reaches."""
     sides = zip(size, kernel, stride, pad, out, strict=True)
     return [max(0, (m - 1) * s + k - n - before) for n, k, s, before, m in sides]
 
@@ -221,7 +214,7 @@ def _planes(layer: Any, x: Value) -> tuple[int, ...]:
 
 def _sides(
     layer: Any, p: Any, name: str, both: Sequence[int], default: int | None
-) -> list[int]:
+) -> Sides:
     """Read a convolution's setting for height and width, however it is written."""
     present = {field.name: value for field, value in p.ListFields()}
     apart = [present[key] for key in (f"{name}_h", f"{name}_w") if key in present]
@@ -234,18 +227,14 @@ def _sides(
     return found
 
 
-def _pooling_sides(layer: Any, p: Any, name: str, least: int) -> list[int]:
+def _pooling_sides(layer: Any, p: Any, name: str, least: int) -> Sides:
     """Read a pooling's setting for height and width, however it is written."""
-    both, apart = (
-        "kernel_size" if name == "kernel" else name,
-        [f"{name}_h", f"{name}_w"],
-    )
+    both = "kernel_size" if name == "kernel" else name
+    apart = [f"{name}_h", f"{name}_w"]
     keys = [key for key in (both, *apart) if p.HasField(key)]
     if keys not in ([], [both], apart):
         raise refusal(layer, f"{both}, or {name}_h and {name}_w", " ".join(keys))
-    found = (
-        [getattr(p, key) for key in apart] if keys == apart else [getattr(p, both)] * 2
-    )
+    found = [getattr(p, key) for key in (apart if keys == apart else [both, both])]
     if min(found) < least:
         raise refusal(layer, f"a {both} of {least} or more", f"{found}")
     return found
