@@ -1,4 +1,4 @@
-"""`fishing info`: what is in a features file."""
+"""`fishing info` describes a features file."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from fishing.errors import printable
 def info(features_file: Path, verified: bool, as_json: bool) -> None:
     """Describe FEATURES_FILE.
 
-    The output says how the file was made, what it contains and which images failed. A
-    file whose parts do not fit together is refused.
+    Says how the file was made, what it contains and which images failed. A file whose
+    parts do not fit together is refused.
     """
     from fishing.store import describe, verify
 
