@@ -48,10 +48,9 @@ def evaluate(
 ) -> None:
     """Train SVMs on features and evaluate them.
 
-    Prints average precisions, and writes them to the output folder together with all
-    decision values. Files of other temperatures, made by `fishing temper`, may follow
-    the first. Each adds rows to the table, and its results are written to a subfolder
-    that is named after it.
+    Average precisions are printed, and written to the output folder with all decision
+    values. Further files, made by `fishing temper`, add rows of other temperatures to
+    the table; the results of each are written to a subfolder that is named after it.
     """
     from fishing.evaluate import by_temperature, evaluate, write_results
 

@@ -24,8 +24,8 @@ from fishing.errors import printable
 def info(features_file: Path, verified: bool, as_json: bool) -> None:
     """Describe FEATURES_FILE.
 
-    Says how the file was made, what it contains and which images failed. A file whose
-    parts do not fit together is refused.
+    The output says how the file was made, what it contains and which images failed. A
+    file whose parts do not fit together is refused.
     """
     from fishing.store import describe, verify
 

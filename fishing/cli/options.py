@@ -110,8 +110,7 @@ _SETTINGS = {
         type=click.Choice(["none", "gzip"]),
         default="none",
         show_default=True,
-        help="Lossless compression of the stored values; a compressed file is slower to "
-        "read.",
+        help="Lossless compression of the stored values, which makes reading slower.",
     ),
 }
 

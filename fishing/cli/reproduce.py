@@ -46,9 +46,9 @@ def reproduce(
 ) -> None:
     """Reproduce the paper's tables.
 
-    Fetches weights, extracts and evaluates features, and prints the results beside the
-    paper's. Steps that are already done are not repeated, so the same command resumes
-    an interrupted run.
+    The command fetches weights, extracts and evaluates features, and prints the results
+    beside the paper's. Steps that are already done are not repeated, so the same
+    command resumes an interrupted run.
     """
     from fishing.nets import load_net
     from fishing.paper import format_tables, reproduce

@@ -23,8 +23,8 @@ def retrieval(
 ) -> None:
     """Measure how well a search finds images of the same class.
 
-    Every image of a labelled split is a query and ranks all others. Prints the mean
-    average precision over all queries, and over those of each class.
+    Every image of a labelled split is a query and ranks all others. The mean average
+    precision is printed, over all queries and over those of each class.
     """
     from fishing.search import evaluate_retrieval
 

@@ -15,11 +15,7 @@ from fishing.cli.progress import ProgressBar
 @click.command()
 @options.features_file
 @click.option("--query", "photo", type=options.PATH, help="Image file to search for.")
-@click.option(
-    "--query-id",
-    "image_id",
-    help="Image of the features file to search for, by its id.",
-)
+@click.option("--query-id", "image_id", help="Id of an image of the features file.")
 @click.option(
     "--feature",
     "features",
@@ -43,7 +39,7 @@ from fishing.cli.progress import ProgressBar
 @click.option(
     "--sheet",
     type=options.FILE,
-    help="Image file to draw a contact sheet of the query and its neighbours to.",
+    help="Draw the query and its neighbours as a contact sheet in this image file.",
 )
 @options.data("VOC devkit or folder of the images, for --sheet.")
 @click.option(
@@ -78,11 +74,10 @@ def search(
 
     if (photo is None) == (image_id is None):
         raise click.UsageError("Give exactly one of --query and --query-id.")
-    names = tuple(dict.fromkeys(features))
     with ProgressBar() as progress:
         if photo is not None:
             found = search_photo(
-                *(features_file, photo, names, k),
+                *(features_file, photo, features, k),
                 splits=splits,
                 spec=load_net(net) if net else None,
                 device=device,
@@ -90,7 +85,7 @@ def search(
             )
         else:
             found = search_id(
-                *(features_file, str(image_id), names, k),
+                *(features_file, str(image_id), features, k),
                 splits=splits,
                 progress=progress,
             )

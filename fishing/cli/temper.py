@@ -37,8 +37,8 @@ def temper(
 ) -> None:
     """Compute the features of FEATURES_FILE at other temperatures.
 
-    Needs no images: the activations stay the same, and the gradients follow from them
-    and from the weights of the last layers.
+    No images are needed: the activations stay the same, and the gradients follow from
+    them and from the weights of the last layers.
     """
     from fishing.extract import temper
     from fishing.nets import load_net
