@@ -17,7 +17,7 @@ MAX_FILE_BYTES = 2**29
 MAX_PIXELS = 2**27
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-# The limit holds for formats that Pillow does not read, too; OpenCV reads it once.
+# The same limit for formats that Pillow does not read; OpenCV reads it when imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 
