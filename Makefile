@@ -1,4 +1,4 @@
-# The Python that .venv is made from, and the folders of what is made.
+# The Python that .venv is made with, the folder of its programs, and that of the demo.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo

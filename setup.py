@@ -36,7 +36,7 @@ setup(
         "opencv-python-headless>=4.6",
         "pillow>=10.1",
         "platformdirs>=3.0",
-        "protobuf>=4.25.8",  # those before 4.25 crash; bounds the depth of messages
+        "protobuf>=4.25.8",  # older ones crash; it limits the depth of messages
         "requests>=2.28",
         "scikit-learn>=1.6",
         "scipy>=1.10",

@@ -297,7 +297,7 @@ def _read_net(text: str, folder: Path) -> None:
 
 
 def _read_matlab(text: str, sandbox: Path) -> None:
-    """MATLAB is not free: hold its examples to name what is in the file."""
+    """Check that MATLAB's examples, which cannot be run, name what is in the file."""
     calls = re.findall(r"(h5read|h5readatt)\('(.*?)', '(.*?)'(?:, '(.*?)')?\)", text)
     assert len(calls) == text.count("h5read")
     for function, name, path, attribute in calls:

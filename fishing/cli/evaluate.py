@@ -1,4 +1,4 @@
-"""`fishing evaluate`: from a features file to average precisions."""
+"""`fishing evaluate` trains SVMs on features and measures average precision."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from fishing.cli.progress import ProgressBar
 
 
 @click.command()
-@click.argument(
-    "features_files", type=click.Path(path_type=Path), nargs=-1, required=True
-)
+@click.argument("features_files", type=options.PATH, nargs=-1, required=True)
 @click.option(
     "--train", default="trainval", show_default=True, help="Split to train on."
 )
-@click.option("--test", default="test", show_default=True, help="Split to rank.")
+@click.option("--test", default="test", show_default=True, help="Split to test on.")
 @options.features
 @click.option(
     "--protocol",
     type=click.Choice(["voc2007", "voc2012"]),
-    help="How average precision is measured: at 11 points or as an area. By default as "
-    "in the year of the devkit; voc2007 for other data.",
+    help="Definition of average precision: at 11 points (voc2007) or as an area "
+    "(voc2012). The default is that of the devkit's year, and voc2007 for other data.",
 )
 @click.option(
     "-C",
@@ -35,8 +33,10 @@ from fishing.cli.progress import ProgressBar
     show_default=True,
     help="Regularisation parameter C of the SVMs.",
 )
-@options.output_folder(
-    "results", "Folder for results.json, the table and the VOC submission files."
+@options.output(
+    options.FOLDER,
+    "results",
+    "Folder for results.json, the table and the VOC submission files.",
 )
 @options.as_json
 def evaluate(
@@ -49,8 +49,8 @@ def evaluate(
     """Train SVMs on features and evaluate them.
 
     Average precisions are printed, and written to the output folder with all decision
-    values. Further files, as `fishing temper` makes them, add rows to the table; their
-    results are written to subfolders of their names.
+    values. Further files, made by `fishing temper`, add rows of other temperatures to
+    the table; the results of each are written to a subfolder that is named after it.
     """
     from fishing.evaluate import by_temperature, evaluate, write_results
 

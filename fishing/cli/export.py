@@ -1,4 +1,4 @@
-"""`fishing export`: a net and its gradients as one ONNX graph."""
+"""`fishing export` writes a net and its gradients as one ONNX graph."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fishing.cli import options
 
 @click.command()
 @options.net
-@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("output", type=options.FILE)
 def export(net: str, output: Path) -> None:
     """Write a net as one ONNX graph.
 
-    The graph computes all activations and gradients in one call of ONNX Runtime,
-    without this package. Its inputs are images and the temperature; its metadata say
-    how to prepare the images.
+    The graph computes all activations and gradients in one call of ONNX Runtime, which
+    works without this package. Its inputs are images and the temperature. Its metadata
+    say how to prepare the images.
     """
     from fishing.backends.onnx import export
     from fishing.nets import load_net

@@ -1,4 +1,4 @@
-"""`fishing extract`: from images to a features file."""
+"""`fishing extract` computes the features of images and writes them to a file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from fishing.cli.progress import ProgressBar
     "--split",
     "splits",
     multiple=True,
-    help="A split of the data; may be repeated. Without it, all images of a folder.",
+    help="Split to extract; may be repeated. Without it, all images of a plain folder "
+    "are extracted.",
 )
-@options.data("A VOC devkit, or a folder of images with lists <split>.txt.")
-@options.output_file("features.h5", "The features file.")
+@options.data("VOC devkit, or folder of images with lists <split>.txt.")
+@options.output(options.FILE, "features.h5", "Features file to write.")
 @options.settings
 @options.device
 @options.batch_size
 @click.option(
-    "--overwrite", is_flag=True, help="Remove an existing file and start anew."
+    "--overwrite", is_flag=True, help="Replace an existing file and start anew."
 )
-@click.option("--strict", is_flag=True, help="Stop at an image that cannot be read.")
+@click.option("--strict", is_flag=True, help="Stop at the first unreadable image.")
 @options.as_json
 def extract(
     net: str,
@@ -45,8 +46,8 @@ def extract(
     The activations and the backpropagated gradients of each image are written to one
     features file.
 
-    An interrupted extraction is resumed by the same command. Images that cannot be read
-    are reported, recorded in the file, and left out.
+    The same command resumes an interrupted extraction. Images that cannot be read are
+    reported, recorded in the file, and left out.
     """
     from fishing.extract import extract
     from fishing.images import read_splits

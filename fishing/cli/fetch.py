@@ -1,4 +1,4 @@
-"""`fishing fetch`: the weights of a net."""
+"""`fishing fetch` downloads the weights of a net."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fishing.cli.progress import ProgressBar
     "--from",
     "source",
     metavar="URL-OR-PATH",
-    help="Take the weights from here instead of from the known sources.",
+    help="Where to get the weights, instead of from the known sources.",
 )
 def fetch(net: str, source: str | None) -> None:
     """Fetch the weights of NET and check their SHA-256.
 
-    An interrupted download is resumed. The weights are stored in the folder that
-    FISHING_HOME names, or else in the user's cache.
+    The same command resumes an interrupted download. The weights are stored in the
+    folder that FISHING_HOME names, or else in the user's cache.
     """
     from fishing.nets import fetch_weights, load_net
 

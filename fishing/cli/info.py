@@ -1,4 +1,4 @@
-"""`fishing info`: what is in a features file."""
+"""`fishing info` describes a features file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def info(features_file: Path, verified: bool, as_json: bool) -> None:
             f"{split['n_classes']} classes"
         )
         for blob, width in split["blobs"].items():
-            click.echo(f"  {blob:<15} {width:>6} values an image")
+            click.echo(f"  {blob:<15} {width:>6} values per image")
         for image_id, reason in split["failed"].items():
             click.echo(printable(f"  failed: {image_id}: {reason}"))
     if verified:

@@ -1,4 +1,4 @@
-"""The group of commands: errors in one line, exit codes and logging."""
+"""The group of all commands, which reports errors in one line and sets exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fishing.errors import FishingError, printable
 
 
 class _Group(click.Group):
-    """A group whose commands report any mistake of the user in one line."""
+    """A group whose commands report every error that a user can cause in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error becomes one line and exit code 2."""

@@ -11,20 +11,24 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-features_file = click.argument("features_file", type=click.Path(path_type=Path))
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+features_file = click.argument("features_file", type=PATH)
 
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of text."
 )
 net = click.option(
-    "--net", required=True, help="A net under models/, or the folder of another net."
+    "--net", required=True, help="Name of a net under models/, or folder of a net."
 )
 nets = click.option(
     "--net",
     "nets",
     multiple=True,
     required=True,
-    help="A net under models/, or the folder of another net; may be repeated.",
+    help="Name of a net under models/, or folder of a net; may be repeated.",
 )
 net_of_file = click.option(
     "--net",
@@ -34,28 +38,28 @@ features = click.option(
     "--feature",
     "features",
     multiple=True,
-    help="A feature such as x7, x6+x7 or dW7; may be repeated. By default all of "
-    "the paper's table 1 that the file has.",
+    help="Name of a feature, such as x7, x6+x7 or dW7; may be repeated. The default is "
+    "every feature of the paper's table 1 that the file allows.",
 )
 device = click.option(
     "--device",
     default="cpu",
     show_default=True,
-    help="cpu, one GPU (gpu:0) or several GPUs (gpu:0,1).",
+    help="Where the net runs: cpu, one GPU (gpu:0) or several GPUs (gpu:0,1).",
 )
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     show_default="32 on the CPU, as many as fit into memory on a GPU",
-    help="Number of images that go through the net at once.",
+    help="Number of images that the net processes at once.",
 )
 
 
 def data(help: str) -> Callable[[F], F]:
-    """Make the option that names a data set and heeds FISHING_VOC."""
+    """Make the option that names a data set, by default the one in FISHING_VOC."""
     return click.option(
         "--data",
-        type=click.Path(path_type=Path),
+        type=PATH,
         envvar="FISHING_VOC",
         default="VOCdevkit/VOC2007",
         show_default="FISHING_VOC, or else VOCdevkit/VOC2007",
@@ -63,25 +67,10 @@ def data(help: str) -> Callable[[F], F]:
     )
 
 
-def output_folder(default: str, help: str) -> Callable[[F], F]:
-    """Make the option that names the folder to write to."""
+def output(kind: click.Path, default: str, help: str) -> Callable[[F], F]:
+    """Make the option that names the file or folder to write."""
     return click.option(
-        "--output",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=default,
-        show_default=True,
-        help=help,
-    )
-
-
-def output_file(default: str, help: str) -> Callable[[F], F]:
-    """Make the option that names the file to write."""
-    return click.option(
-        "--output",
-        type=click.Path(path_type=Path, dir_okay=False),
-        default=default,
-        show_default=True,
-        help=help,
+        "--output", type=kind, default=default, show_default=True, help=help
     )
 
 
@@ -92,8 +81,8 @@ _SETTINGS = {
         type=click.Choice(["auto", "caffe", "onnx", "openvino", "openvino-bfloat16"]),
         default="auto",
         show_default=True,
-        help="The library that runs the net: patched Caffe, ONNX Runtime or OpenVINO. "
-        "auto is Caffe if it is installed and --device names a GPU, and ONNX Runtime "
+        help="Library that runs the net: patched Caffe, ONNX Runtime or OpenVINO. auto "
+        "chooses Caffe if it is installed and --device names a GPU, and ONNX Runtime "
         "otherwise.",
     ),
     "temperature": click.option(
@@ -101,7 +90,7 @@ _SETTINGS = {
         type=float,
         default=2.0,
         show_default=True,
-        help="Temperature of the softmax: tau in eq. 10 of the paper.",
+        help="Temperature of the softmax, tau in eq. 10 of the paper.",
     ),
     "tf32": click.option(
         "--tf32",
@@ -113,23 +102,21 @@ _SETTINGS = {
         type=click.Choice(["float32", "float16"]),
         default="float32",
         show_default=True,
-        help="Type of the stored values; float16 halves the file and keeps 11 bits.",
+        help="Type of the stored values; float16 halves the file and keeps 11 bits of "
+        "precision.",
     ),
     "compression": click.option(
         "--compression",
         type=click.Choice(["none", "gzip"]),
         default="none",
         show_default=True,
-        help="Lossless compression; slower to read.",
+        help="Lossless compression of the stored values, which makes reading slower.",
     ),
 }
 
 
 def settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that determine the values of an extraction.
-
-    The command gets them as one dict, ``settings``.
-    """
+    """Add the options of `_SETTINGS`, which the command gets as a dict ``settings``."""
 
     @functools.wraps(command)
     def with_settings(**options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`fishing photographs`: a small data set to try things on."""
+"""`fishing photographs` makes a small data set to try things on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from pathlib import Path
 
 import click
 
+from fishing.cli import options
+
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=options.PATH)
 def photographs(folder: Path) -> None:
     """Make a small data set to try things on.
 
-    FOLDER becomes a devkit with 20 classes and 600 + 600 images, made from the
-    photographs that scikit-image and scikit-learn contain; nothing is downloaded.
+    FOLDER becomes a devkit with 20 classes, 600 images to train on and 600 to test on.
+    They are made from photographs that scikit-image and scikit-learn contain; nothing
+    is downloaded.
     """
     from fishing.images import write_photographs
 

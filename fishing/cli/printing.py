@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""The output of several commands: records as JSON and tables as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def print_json(record: Any) -> None:
 
 
 def print_table(record: dict[str, Any]) -> None:
-    """Print the average precisions of a record, as wide as the terminal is."""
+    """Print the average precisions of a record in the width of the terminal."""
     from fishing.evaluate import format_table
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -21,8 +21,8 @@ _LINE_WITHOUT_TOTAL = "{desc}: {n_fmt}{unit}, {rate_fmt}"
 class ProgressBar:
     """A `fishing.progress.Progress` that shows how far each piece of work has come.
 
-    It is a context manager: at its end, and after an error or Ctrl-C, the bar stays as
-    it is, and what is printed next begins on a line of its own.
+    When its context ends, even by an error or Ctrl-C, the bar stays as it is, and the
+    next output begins on a line of its own.
     """
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ class ProgressBar:
             self._print_line(label, done, total, unit)
 
     def _is_new(self, label: str, done: int, total: int | None, unit: str) -> bool:
-        """Tell whether this is other work, or another step of the work under way."""
+        """Tell whether this is new work rather than a step of the work under way."""
         if self._work is None or done < self._last:
             return True
         is_over = total is not None and self._last >= total
         return self._work[1:] != (total, unit) or (is_over and label != self._work[0])
 
     def _open_bar(self, done: int, total: int | None, unit: str) -> None:
-        """End the bar before and begin another, which counts its rate from here."""
+        """End the previous bar and begin one that measures its rate from here."""
         from tqdm import tqdm
         from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -74,7 +74,7 @@ class ProgressBar:
         self._bar = tqdm(
             total=total, initial=done, file=sys.stderr, dynamic_ncols=True, **_in(unit)
         )
-        # What is logged goes above the bar.
+        # Log messages are printed above the bar.
         ours = [logging.getLogger("fishing")]
         self._shown.enter_context(logging_redirect_tqdm(ours))
         self._shown.callback(self._bar.close)

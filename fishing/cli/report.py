@@ -1,4 +1,4 @@
-"""`fishing report`: results as a page of tables and pictures."""
+"""`fishing report` shows results as a page of tables and pictures."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from fishing.errors import needs_extra
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path, file_okay=False))
-@options.output_folder(
-    "report", "Folder for the page, index.html, and for its plots as SVG files."
+@click.argument("results", type=options.FOLDER)
+@options.output(
+    options.FOLDER,
+    "report",
+    "Folder for the page, index.html, and for its plots as SVG files.",
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     envvar="FISHING_VOC",
-    help="The data set, as for `extract`, from which the page takes its images. By "
-    "default FISHING_VOC; without either, the page lists images by name.",
+    help="Data set that the page takes its images from, as for `extract`. The default "
+    "is FISHING_VOC; if neither is given, the page lists images by name.",
 )
 @click.option(
     "--features",
-    type=click.Path(path_type=Path),
-    help="The features file, if it has been moved since it was evaluated.",
+    type=options.PATH,
+    help="Features file, if it has been moved since it was evaluated.",
 )
 def report(
     results: Path, output: Path, data: Path | None, features: Path | None
 ) -> None:
     """Make a page of tables and pictures of RESULTS.
 
-    RESULTS is a folder that `evaluate` wrote. Results at other temperatures are looked
-    for in its subfolders.
+    RESULTS is a folder that `evaluate` wrote. If its subfolders contain results at
+    other temperatures, the page shows them too.
     """
     with needs_extra("report"):
         from fishing.report import write_report

@@ -1,4 +1,4 @@
-"""`fishing reproduce`: the paper's tables."""
+"""`fishing reproduce` computes the paper's tables."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fishing.cli.progress import ProgressBar
 @click.command()
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default="VOCdevkit",
     show_default=True,
-    help="The folder of VOC2007 and VOC2012, or one data set as for `extract`.",
+    help="Folder that contains VOC2007 and VOC2012, or one data set as for `extract`.",
 )
 @options.nets
 @click.option(
@@ -26,10 +26,12 @@ from fishing.cli.progress import ProgressBar
     "years",
     type=int,
     multiple=True,
-    help="A year of VOC, such as 2007; may be repeated. By default every year found in "
-    "--data.",
+    help="Year of VOC, such as 2007; may be repeated. The default is every year found "
+    "in --data.",
 )
-@options.output_folder("reproduction", "Folder for the features, results and tables.")
+@options.output(
+    options.FOLDER, "reproduction", "Folder for the features, results and tables."
+)
 @options.settings
 @options.device
 @options.batch_size
@@ -44,9 +46,9 @@ def reproduce(
 ) -> None:
     """Reproduce the paper's tables.
 
-    Weights are fetched, features extracted and evaluated, and the results printed
-    beside the paper's. Steps that are already done are not repeated, so an interrupted
-    run is resumed by the same command.
+    The command fetches weights, extracts and evaluates features, and prints the results
+    beside the paper's. Steps that are already done are not repeated, so the same
+    command resumes an interrupted run.
     """
     from fishing.nets import load_net
     from fishing.paper import format_tables, reproduce

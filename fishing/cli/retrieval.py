@@ -1,4 +1,4 @@
-"""`fishing retrieval`: how well the images of a split find each other."""
+"""`fishing retrieval` measures how well a search finds images of the same class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fishing.cli.progress import ProgressBar
 @click.command()
 @options.features_file
 @click.option(
-    "--split", default="test", show_default=True, help="Labelled split to measure on."
+    "--split", default="test", show_default=True, help="Labelled split to search."
 )
 @options.features
 @options.as_json
@@ -24,7 +24,7 @@ def retrieval(
     """Measure how well a search finds images of the same class.
 
     Every image of a labelled split is a query and ranks all others. The mean average
-    precision over all queries and over those of each class is printed.
+    precision is printed, over all queries and over those of each class.
     """
     from fishing.search import evaluate_retrieval
 

@@ -1,4 +1,4 @@
-"""`fishing search`: the images that are nearest to one image."""
+"""`fishing search` finds the images that are nearest to one image."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from fishing.cli.progress import ProgressBar
 
 @click.command()
 @options.features_file
-@click.option(
-    "--query", "photo", type=click.Path(path_type=Path), help="An image file."
-)
-@click.option("--query-id", "image_id", help="The id of an image in the features file.")
+@click.option("--query", "photo", type=options.PATH, help="Image file to search for.")
+@click.option("--query-id", "image_id", help="Id of an image of the features file.")
 @click.option(
     "--feature",
     "features",
     multiple=True,
-    help="A feature such as x7, x6+x7 or dW7; may be repeated. By default the "
-    "deepest gradient of the file but one: dW7 for the paper's nets.",
+    help="Name of a feature, such as x7, x6+x7 or dW7; may be repeated. The default is "
+    "dW7, the gradient of the second inner product, for the paper's nets.",
 )
 @click.option(
     "-k",
@@ -36,19 +34,19 @@ from fishing.cli.progress import ProgressBar
     "--split",
     "splits",
     multiple=True,
-    help="Split to search; may be repeated. By default all splits.",
+    help="Split to search; may be repeated. The default is all splits.",
 )
 @click.option(
     "--sheet",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw the query and the images found as a contact sheet in this file.",
+    type=options.FILE,
+    help="Draw the query and its neighbours as a contact sheet in this image file.",
 )
-@options.data("The devkit or folder of the images, for --sheet.")
+@options.data("VOC devkit or folder of the images, for --sheet.")
 @click.option(
     "--device",
     default="cpu",
     show_default=True,
-    help="cpu or gpu:0: what runs the net for --query.",
+    help="Where the net runs for --query: cpu, or a GPU such as gpu:0.",
 )
 @options.net_of_file
 @options.as_json
@@ -67,20 +65,19 @@ def search(
 ) -> None:
     """Find the images that are nearest to one image.
 
-    The query is a photo (--query), which goes through the net and the backend that
-    FEATURES_FILE was made with, or an image of that file (--query-id). Images are
-    compared by the kernel of a feature.
+    The query is a photo (--query), whose features are computed as those of
+    FEATURES_FILE were, or an image of that file (--query-id). Images are compared by
+    the kernel of a feature.
     """
     from fishing.nets import load_net
     from fishing.search import format_neighbours, search_id, search_photo
 
     if (photo is None) == (image_id is None):
         raise click.UsageError("Give exactly one of --query and --query-id.")
-    names = tuple(dict.fromkeys(features))
     with ProgressBar() as progress:
         if photo is not None:
             found = search_photo(
-                *(features_file, photo, names, k),
+                *(features_file, photo, features, k),
                 splits=splits,
                 spec=load_net(net) if net else None,
                 device=device,
@@ -88,7 +85,7 @@ def search(
             )
         else:
             found = search_id(
-                *(features_file, str(image_id), names, k),
+                *(features_file, str(image_id), features, k),
                 splits=splits,
                 progress=progress,
             )

@@ -1,4 +1,4 @@
-"""`fishing temper`: features at other temperatures, without images."""
+"""`fishing temper` computes features at other temperatures, without images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from fishing.cli.progress import ProgressBar
     type=float,
     multiple=True,
     required=True,
-    help="Temperature of the softmax: tau in eq. 10 of the paper; may be repeated.",
+    help="Temperature of the softmax, tau in eq. 10 of the paper; may be repeated.",
 )
-@options.output_file(
-    "t{tau}.h5", "The features file to write; {tau} stands for the temperature."
+@options.output(
+    options.FILE,
+    "t{tau}.h5",
+    "Features file to write; {tau} stands for the temperature.",
 )
 @options.net_of_file
 @options.as_json
@@ -36,7 +38,7 @@ def temper(
     """Compute the features of FEATURES_FILE at other temperatures.
 
     No images are needed: the activations stay the same, and the gradients follow from
-    them and the weights of the last layers.
+    them and from the weights of the last layers.
     """
     from fishing.extract import temper
     from fishing.nets import load_net

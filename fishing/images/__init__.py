@@ -1,4 +1,4 @@
-"""Lists of images, and their pixels."""
+"""Data sets: lists of images with their labels, and the pixels of each image."""
 
 import lazy_loader
 

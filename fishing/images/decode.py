@@ -1,4 +1,4 @@
-"""Image files, decoded as OpenCV does it for Caffe, except that damaged ones fail."""
+"""Image files are decoded as OpenCV does it for Caffe, but damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_FILE_BYTES = 2**29
 MAX_PIXELS = 2**27
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-# The same limit for formats that Pillow does not read; OpenCV takes it at its import.
+# The same limit for formats that Pillow does not read; OpenCV reads it when imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 
@@ -25,7 +25,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Decode an image as `cv::imread` does for Caffe: 8 bits, BGR, EXIF applied.
 
     A grey image gets three equal channels, CMYK and 16-bit images are converted, an
-    alpha channel is dropped, and a file with several pictures gives the first one.
+    alpha channel is dropped, and the first of several pictures is taken.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     ImageError
         If the file is missing, empty, truncated, too large or not an image.
     """
-    import cv2  # here: of the commands that import this module, few decode an image
+    import cv2  # here, because few of the commands that import this module decode
 
     encoded = _read_file(path)
     _check_size(encoded)
@@ -65,7 +65,7 @@ def _read_file(path: Path) -> bytes:
                 f"too large: {state.st_size} bytes, at most {MAX_FILE_BYTES}"
             )
         if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
-            raise ImageError("a device or a pipe, which may have no end")
+            raise ImageError("expected a file, found a device or a pipe")
         encoded = path.read_bytes()
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from None
@@ -75,14 +75,14 @@ def _read_file(path: Path) -> bytes:
 
 
 def _check_size(encoded: bytes) -> None:
-    """Refuse too many pixels before memory is taken for them."""
+    """Refuse an image of too many pixels before memory is allocated for them."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large: {error}") from None
-    # Damaged headers make Pillow raise errors of any kind. The decision is OpenCV's
-    # anyway, which reads formats that Pillow does not.
+    # Damaged headers make Pillow raise errors of any kind. OpenCV, which reads more
+    # formats, decides about such files.
     except Exception:
         return
     if width * height > MAX_PIXELS:
@@ -127,6 +127,6 @@ def _is_truncated_jpeg(encoded: bytes) -> bool:
             position += 1
             continue
         if marker == 0xDA:  # start of scan
-            return encoded.rfind(b"\xff\xd9", position) < 0  # from the end: it is fast
+            return encoded.rfind(b"\xff\xd9", position) < 0
         position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
     return True

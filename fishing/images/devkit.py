@@ -1,7 +1,8 @@
 """PASCAL VOC devkits: the list of a split and the label files of its classes.
 
-``ImageSets/Main/<split>.txt`` lists ids, ``ImageSets/Main/<class>_<split>.txt`` gives
-each of them a label: -1, 0 (difficult) or 1. Images are ``JPEGImages/<id>.jpg``.
+``ImageSets/Main/<split>.txt`` lists ids, and ``ImageSets/Main/<class>_<split>.txt``
+gives each of them a label: -1, 0 (difficult) or 1. The image of an id is
+``JPEGImages/<id>.jpg``.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def read_whole_folder(folder: Path) -> ImageList:
 def find_folder_image(folder: Path, image_id: str) -> Path:
     """Find the file of an id, which may lack its suffix.
 
-    If there is none, a path is returned all the same; reading it names the error.
+    The path that is returned need not exist; reading it then names the error.
     """
     exact = folder / image_id
     if exact.suffix.lower() in IMAGE_SUFFIXES:

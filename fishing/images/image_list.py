@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_CLASSES = 4000  # an attribute of HDF5 holds so many names
+MAX_CLASSES = 4000  # more names might not fit into an attribute of HDF5
 MAX_CLASS_BYTES = 200  # the name of a class becomes part of a file name
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
@@ -27,7 +27,7 @@ class ImageList:
         Name of the split, such as ``trainval``.
     image_id : tuple of str, length n
     path : tuple of Path, length n
-        The image files. It shows only when they are read whether they can be read.
+        The image files, none of which has been read yet.
     classes : tuple of str, length n_classes
         Empty if there are no labels.
     labels : ndarray of int8, shape (n, n_classes), or None
@@ -48,7 +48,7 @@ class ImageList:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of ids, classes and labels; it is equal for equal lists only."""
+        """SHA-256 of the ids, classes and labels, by which lists are compared."""
         digest = hashlib.sha256(json.dumps([self.image_id, self.classes]).encode())
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).tobytes())

@@ -1,4 +1,4 @@
-"""Text files that list images, a line for each: how they are read and checked."""
+"""Text files that list images, one a line, are read and checked."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ MAX_LABELS = 2**32  # images times classes
 
 
 def read_lines(file: Path) -> list[tuple[int, list[str]]]:
-    """Read the fields of all lines that are not blank, with the numbers of the lines.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, is not a text file, or has no such line.
-    """
+    """Split the lines that are not blank into fields; number them from 1."""
     try:
         text = read_at_most(file, MAX_LIST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
@@ -66,7 +60,7 @@ def check_classes(classes: Sequence[str], n_images: int, file: Path) -> None:
 
 
 def _lists_beside(file: Path) -> str:
-    """Name the splits that there are, if there are any."""
+    """Name the splits that have a list in the same folder."""
     names = [
         p.stem
         for p in sorted(file.parent.glob("*.txt"))

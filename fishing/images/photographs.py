@@ -40,30 +40,22 @@ from fishing.files import read_at_most
 Pixels = NDArray[np.uint8]
 
 SIZE = 96  # pixels, both sides of an image
+# The name of a class is that of its file.
 _FILES = {
-    "astronaut": "astronaut.png",
-    "brick": "brick.png",
-    "camera": "camera.png",
-    "chelsea": "chelsea.png",
-    "china": "china.jpg",
-    "clock_motion": "clock_motion.png",
-    "coffee": "coffee.png",
-    "coins": "coins.png",
-    "color": "color.png",
-    "flower": "flower.jpg",
-    "grass": "grass.png",
-    "gravel": "gravel.png",
-    "hubble_deep_field": "hubble_deep_field.jpg",
-    "ihc": "ihc.png",
-    "moon": "moon.png",
-    "motorcycle_left": "motorcycle_left.png",
-    "page": "page.png",
-    "retina": "retina.jpg",
-    "rocket": "rocket.jpg",
-    "text": "text.png",
+    file.partition(".")[0]: file
+    for file in (
+        *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "china.jpg"),
+        *("clock_motion.png", "coffee.png", "coins.png", "color.png", "flower.jpg"),
+        *("grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png"),
+        *("motorcycle_left.png", "page.png", "retina.jpg", "rocket.jpg", "text.png"),
+    )
 }
 CLASSES = tuple(_FILES)
 _SCIKIT_LEARN = ("china", "flower")
+_FOLDERS = {
+    "scikit-image": ("skimage", "data"),
+    "scikit-learn": ("sklearn", "datasets/images"),
+}
 _RECORD = "photographs.json"
 _MAX_RECORD_BYTES = 2**16
 _VERSION = 1
@@ -76,16 +68,16 @@ _JPEG_QUALITY = 95
 def write_photographs(
     folder: Path, n_trainval: int = 600, n_test: int = 600, seed: int = 0
 ) -> Path:
-    """Make the data set, unless the same one is there already.
+    """Make the data set unless the same one exists already.
 
     The choices (classes, patches, scale, brightness) depend on the seed and the split
-    alone, so the first n images of a split are the same whatever its length. The bytes
+    alone, so the first n images of a split do not depend on its length. The bytes
     of the images are the same with the same versions of OpenCV, Pillow and NumPy.
 
     Parameters
     ----------
     folder : Path
-        The folder to make. It gets this name once it is complete.
+        The folder to make, which appears under this name once it is complete.
     n_trainval, n_test : int
         Numbers of images.
     seed : int
@@ -147,7 +139,7 @@ def write_photographs(
 
 
 def _is_there(folder: Path, record: dict[str, Any]) -> bool:
-    """Tell whether the folder holds the data set of this record; refuse another."""
+    """Tell whether the folder holds the data set of this record; refuse any other."""
     n_expected = sum(record[f"n_{split}"] for split in ("trainval", "test"))
     try:
         found = json.loads(read_at_most(folder / _RECORD, _MAX_RECORD_BYTES))
@@ -175,19 +167,14 @@ def _load() -> tuple[dict[str, Pixels], str]:
     """
     photographs, digest = {}, hashlib.sha256()
     for name, file in _FILES.items():
-        if name in _SCIKIT_LEARN:
-            package = "scikit-learn"
-            path = _package_folder("sklearn") / "datasets" / "images" / file
-        else:
-            package = "scikit-image"
-            path = _package_folder("skimage") / "data" / file
+        package = "scikit-learn" if name in _SCIKIT_LEARN else "scikit-image"
         try:
-            data = path.read_bytes()
+            data = (_folder(package) / file).read_bytes()
             with Image.open(io.BytesIO(data)) as image:
                 rgb = np.asarray(image.convert("RGB"))
         except OSError as error:
             raise DataError(
-                f"expected the photograph {path} of {package}, found {error}; install "
+                f"expected the photograph {file} of {package}, found {error}; install "
                 f"{package} again"
             ) from error
         photographs[name] = np.ascontiguousarray(rgb[:, :, ::-1])
@@ -195,13 +182,14 @@ def _load() -> tuple[dict[str, Pixels], str]:
     return photographs, digest.hexdigest()
 
 
-def _package_folder(module: str) -> Path:
-    """Find the folder of an installed package without importing it."""
+def _folder(package: str) -> Path:
+    """Find the photographs of an installed package without importing it."""
+    module, folder = _FOLDERS[package]
     with needs_extra("demo"):
         spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(name=module)
-        return Path(spec.origin).parent
+        return Path(spec.origin).parent / folder
 
 
 def _write_split(
@@ -223,7 +211,7 @@ def _write_split(
     for i, image_id in enumerate(ids):
         if i % len(CLASSES) == 0:
             order = rng.permutation(len(CLASSES))
-        # Taking the classes in turn gives each its share, however small the split.
+        # Because the classes take turns, even a small split has images of each.
         chosen = _choose(rng, int(order[i % len(CLASSES)]))
         labels[i, chosen] = 1
         image = _compose(rng, [halves[c] for c in chosen])
@@ -239,7 +227,7 @@ def _write_split(
 
 
 def _half(photograph: Pixels, right: bool) -> Pixels:
-    """Cut out the left or right half; neither has the middle column of an odd width."""
+    """Cut out one half; the middle column of an odd width belongs to neither."""
     width = photograph.shape[1]
     return photograph[:, width - width // 2 :] if right else photograph[:, : width // 2]
 
@@ -254,7 +242,7 @@ def _choose(rng: np.random.Generator, first: int) -> list[int]:
 
 
 def _compose(rng: np.random.Generator, halves: list[Pixels]) -> Pixels:
-    """Make one image: a patch, or four patches with each of the halves among them."""
+    """Make one image, which is a patch, or a collage of four with all the halves."""
     if len(halves) == 1:
         return _patch(rng, halves[0], SIZE)
     again = rng.integers(len(halves), size=4 - len(halves)).tolist()

@@ -1,8 +1,8 @@
-"""From an image file to the input of a net, as Caffe prepares it.
+"""Images are prepared as inputs of a net in Caffe's way.
 
 The shortest side is resized to the size of the input, with OpenCV's bilinear filter on
-8-bit pixels; the central square is cut out, and the mean subtracted from its BGR values
-of 0 to 255.
+8-bit pixels; the central square is cut out, and the mean is subtracted from its BGR
+values of 0 to 255.
 """
 
 from __future__ import annotations

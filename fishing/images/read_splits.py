@@ -46,15 +46,16 @@ def read_splits(data: Path, splits: Iterable[str]) -> list[ImageList]:
     for name in names:
         if not is_split_name(name):
             raise DataError(
-                "a split is named by at most 100 letters, digits, '_' and '-', "
-                f"not {name!a}"
+                "expected the name of a split, of at most 100 letters, digits, '_' and "
+                f"'-', found {name!a}"
             )
     if len(set(names)) < len(names):
-        raise DataError(f"each split may be named once, found {' '.join(names)}")
+        raise DataError(f"expected each split once, found {' '.join(names)}")
     if is_devkit(data):
         if not names:
             raise DataError(
-                f"'{data}' is a devkit: name a split of it, such as --split trainval"
+                f"expected a split of the devkit '{data}', found none; name one, such "
+                "as --split trainval"
             )
         return [read_devkit_split(data, name) for name in names]
     if not names:
@@ -63,10 +64,7 @@ def read_splits(data: Path, splits: Iterable[str]) -> list[ImageList]:
 
 
 def find_image(data: Path, image_id: str) -> Path:
-    """Return the path of an image of a devkit or of a folder of images.
-
-    The file need not exist; reading it names the error.
-    """
+    """Return the path of an image, which need not exist, of a devkit or a folder."""
     if is_devkit(data):
         return find_devkit_image(data, image_id)
     return find_folder_image(data, image_id)

@@ -106,11 +106,11 @@ def test_binary_list(tmp_path: Path) -> None:
 
 def test_split_names(tmp_path: Path) -> None:
     folder = _devkit(tmp_path, val="a\n")
-    with pytest.raises(DataError, match="named by at most 100 letters"):
+    with pytest.raises(DataError, match="of at most 100 letters"):
         read_splits(folder, ["../val"])
-    with pytest.raises(DataError, match="may be named once"):
+    with pytest.raises(DataError, match="expected each split once"):
         read_splits(folder, ["val", "val"])
-    with pytest.raises(DataError, match="name a split"):
+    with pytest.raises(DataError, match="found none; name one, such"):
         read_splits(folder, [])
     with pytest.raises(DataError, match="found none; name one with --data"):
         read_splits(folder / "nowhere", ["val"])
