@@ -1,4 +1,4 @@
-"""Checks of what a features file says of its settings and splits, each a ValueError.
+"""Checks of the settings and splits of a features file, which raise ValueError.
 
 A file may come from anywhere; docs/format.md says what may be in it.
 """

@@ -192,7 +192,7 @@ def test_an_answer_of_any_length_is_not_kept(path: Path, monkeypatch) -> None:
 def test_the_index_is_of_the_file_that_was_opened(path: Path, rng, monkeypatch) -> None:
     start = index_process.start
 
-    def late(task: str, descriptor: int, pipe: int) -> index_process.Child:
+    def late(task: str, descriptor: int, pipe: int) -> subprocess.Popen[bytes]:
         write_file(path.with_name("g.h5"), other=make_split(rng, 3))
         os.replace(path.with_name("g.h5"), path)
         return start(task, descriptor, pipe)
