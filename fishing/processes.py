@@ -26,7 +26,7 @@ def in_threads(work: Callable[[T], object], items: Iterable[T]) -> None:
     """Call a function once for each item, in one thread for each usable core.
 
     This is faster if the function releases Python's global interpreter lock, as those
-    of numpy and LIBSVM do. If a call raises, calls that have not begun are left out, and
+    of numpy and LIBSVM do. If a call raises, calls that have not begun are dropped, and
     the first exception is raised once the others have ended.
 
     >>> found = set()

@@ -59,7 +59,8 @@ def answer(
         except MemoryError:
             content = {
                 "refusal": "expected to read it within the memory that is allowed, "
-                "found that it takes more; allow more, or extract it anew"
+                "found that it takes more; allow more, or extract it anew with "
+                "--overwrite"
             }
         write_all(out, json.dumps(content).encode())
     os._exit(0)
@@ -209,7 +210,7 @@ def _open_part(file: h5py.File, path: str) -> Any:
 def _check_others(file: h5py.File, size: int, known: Container[str]) -> None:
     """Check that everything else in a file is plain, and lies in the file itself."""
     if file.userblock_size:
-        raise ValueError("another file before it")
+        raise ValueError("a user block before it")
     for name, item in _walk(file):
         if name in known:
             continue
@@ -226,7 +227,7 @@ def _walk(file: h5py.File) -> Iterator[tuple[str, Any]]:
         path, item = waiting.pop()
         place = h5py.h5o.get_info(item.id).addr
         if place in seen:
-            raise ValueError(f"one thing under two names, the second {item.name!a}")
+            raise ValueError(f"one object under two names, such as {item.name!a}")
         seen.add(place)
         yield path, item
         if not isinstance(item, h5py.Group):
@@ -269,7 +270,7 @@ def _place(dataset: h5py.Dataset, size: int) -> dict[str, Any]:
         offset = dataset.id.get_offset() if dataset.nbytes else 0
         place = {} if offset is None else {"offset": offset}
     if not place:
-        raise ValueError(f"no values, or such that lie elsewhere, in {name}")
+        raise ValueError(f"no values, or values that lie elsewhere, in {name}")
     check_place(name, form, place, size)
     return place
 

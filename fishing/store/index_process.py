@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from fishing.errors import StoreError
+from fishing.errors import StoreError, one_line
 from fishing.processes import python_command
 from fishing.store.values import OpenFile
 
@@ -43,14 +43,14 @@ def ask(task: str, file: OpenFile) -> dict[str, Any]:
     except OSError as error:
         raise StoreError(
             "expected to start a process that reads features files, found "
-            f"{error.strerror}; close other files or programs"
+            f"{one_line(error)}; close other files or programs"
         ) from None
     if content is None or code == -signal.SIGXCPU:
         outcome = "does not come to an end"
     elif code:
         outcome = f"crashes (exit code {code})"
     else:
-        outcome = "goes astray"
+        outcome = "gives no proper answer"
         with suppress(ValueError, RecursionError):
             found = json.loads(content)
             if isinstance(found, dict):
@@ -64,7 +64,7 @@ def ask(task: str, file: OpenFile) -> dict[str, Any]:
             "fishing.store.index'` works"
         )
     raise StoreError(
-        f"{file.path}: expected a whole features file, found one over which HDF5 "
+        f"{file.path}: expected a whole features file, found one on which HDF5 "
         f"{outcome}; extract it anew with --overwrite"
     )
 

@@ -26,10 +26,11 @@ _PIPELINES: tuple[list[int], ...] = ([], [DEFLATE], [SHUFFLE, DEFLATE])
 def open_values(
     file: OpenFile, name: str, form: Mapping[str, Any], place: Mapping[str, Any]
 ) -> PlainValues:
-    """Open a dataset by what its index says, with the parameters of `check_place`.
+    """Check what the index says of a dataset, and open it.
 
     Raises one of `BAD_INDEX` if the values do not lie in the file.
     """
+    check_form(name, form)
     check_place(name, form, place, file.size)
     dtype, shape = np.dtype(form["dtype"]), tuple(form["shape"])
     if "offset" in place:
@@ -40,21 +41,19 @@ def open_values(
 def check_place(
     name: str, form: Mapping[str, Any], place: Mapping[str, Any], file_size: int
 ) -> None:
-    """Check type and shape of a dataset, and that all its values lie in the file.
+    """Check that all values of a dataset, whose form is checked, lie in the file.
 
-    `form` has ``dtype`` as numpy writes it, and ``shape``, a list. `place` has the
-    ``offset`` of the first value, or ``chunks`` (the shape of a chunk), ``filters``
-    (HDF5's numbers) and ``table``, a row for each chunk: its place in the dataset,
-    offset, size, and the mask of the filters that were left out. Raises ValueError if
-    they do not fit.
+    `place` has the ``offset`` of the first value, or ``chunks`` (the shape of a chunk),
+    ``filters`` (HDF5's numbers) and ``table``, a row for each chunk: its place in the
+    dataset, offset, size, and the mask of the filters that were left out. Raises
+    ValueError if they do not fit.
     """
-    check_form(name, form)
     shape, item_bytes = form["shape"], np.dtype(form["dtype"]).itemsize
     if "offset" not in place:
         if place["filters"] not in _PIPELINES:
             raise ValueError(f"values behind filters {place['filters']} in {name}")
         if not _is_whole(shape, item_bytes, place, file_size):
-            raise ValueError(f"no values, or such that lie elsewhere, in {name}")
+            raise ValueError(f"no values, or values that lie elsewhere, in {name}")
         return
     offset, n_bytes = place["offset"], math.prod(shape) * item_bytes
     if not _are_sizes([offset], 1, 1) or offset + n_bytes > file_size:
@@ -62,7 +61,7 @@ def check_place(
 
 
 def check_form(name: str, form: Mapping[str, Any]) -> None:
-    """Check type and shape of a dataset alone."""
+    """Check ``dtype``, as numpy writes it, and ``shape``, a list; raise ValueError."""
     dtype, shape = np.dtype(form["dtype"]), form["shape"]
     is_text = dtype.kind == "S" and dtype.itemsize
     if dtype.str not in _TYPES and not is_text:
