@@ -21,27 +21,11 @@ _BLOCK = 2**20  # bytes
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file under another name; it gets its own once the block ends.
 
-    A reader never sees half of the file, and neither a crash nor a power cut can tear
-    it. If the block raises, the file that was there before stays as it is.
+    The name to write to is in the same folder and has the same suffix. A reader never
+    sees half of the file, and neither a crash nor a power cut can tear it. If the block
+    raises, the file that was there before stays as it is. Folders above the file are
+    made. A symbolic link stays one: the file that it leads to is replaced.
 
-    Parameters
-    ----------
-    path : Path
-        The file to write or to replace. Folders above it are made. A symbolic link
-        stays one: the file that it leads to is replaced.
-
-    Yields
-    ------
-    Path
-        The name to write to: in the same folder, with the same suffix.
-
-    Raises
-    ------
-    OSError
-        If the disk is full or lost.
-
-    Examples
-    --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> with whole_file(folder / "notes.txt") as unfinished:
@@ -60,7 +44,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def is_unfinished(name: str) -> bool:
-    """Tell whether `whole_file` uses such a name; after a crash the file may stay."""
+    """Tell whether a name is one of `whole_file`'s; a crash may leave such a file."""
     return _UNFINISHED.match(name) is not None
 
 
@@ -72,13 +56,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def name_whole_file(unfinished: Path, path: Path) -> None:
-    """Give a finished file its name once its bytes are on the disk.
-
-    Raises
-    ------
-    OSError
-        If the disk is full or lost.
-    """
+    """Give a finished file its name once its bytes are on the disk."""
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(unfinished, path)
@@ -86,7 +64,7 @@ def name_whole_file(unfinished: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder outlive a power cut."""
+    """Bring new names in a folder to the disk, so that they survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -110,23 +88,9 @@ def write_all(file: FileIO, content: Any) -> None:
 def lock(path: Path, when_held: Callable[[str], None]) -> IO[str]:
     """Take a lock; the system releases it when the file is closed or the process ends.
 
-    Parameters
-    ----------
-    path : Path
-        The lock file. It is made where there is none; a symbolic link is refused.
-    when_held : callable
-        Called with the holder, such as ``process 12 on host``, if another process holds
-        the lock. It may raise; if it returns, the call waits for the lock.
-
-    Returns
-    -------
-    file
-        The open lock file.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be opened.
+    The lock file is made if there is none; a symbolic link is refused. If another
+    process holds the lock, `when_held` is called with its name, such as ``process 12 on
+    host``. It may raise; if it returns, the call waits for the lock.
     """
     while True:
         file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - stays open
@@ -151,19 +115,14 @@ def lock(path: Path, when_held: Callable[[str], None]) -> IO[str]:
 
 
 def _no_link(path: str, flags: int) -> int:
-    """Open a file unless its name is a symbolic link, which may lead anywhere."""
+    """Open a file, unless its name is a symbolic link, which may lead anywhere."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def read_at_most(path: Path, n_bytes: int) -> bytes:
-    """Read a whole file, unless it is a device, a pipe, or larger than expected.
+    """Read a whole file of at most so many bytes.
 
-    Raises
-    ------
-    ValueError
-        If the file is not a regular one, or has more than `n_bytes` bytes.
-    OSError
-        If the file cannot be read.
+    Raises ValueError if it is longer, or a folder, a device or a pipe.
     """
     if path.exists() and not path.is_file():
         raise ValueError("a folder, a device or a pipe")
@@ -175,13 +134,7 @@ def read_at_most(path: Path, n_bytes: int) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, as 64 lower-case hexadecimal digits.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    """
+    """Compute the SHA-256 of a file, as 64 lower-case hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

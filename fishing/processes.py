@@ -15,10 +15,7 @@ T = TypeVar("T")
 def usable_cores() -> int:
     """Count the cores that this process may use.
 
-    Returns
-    -------
-    int
-        At least 1. On a system without CPU affinity, all cores count.
+    On a system without CPU affinity, all cores count.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -29,16 +26,9 @@ def in_threads(work: Callable[[T], object], items: Iterable[T]) -> None:
     """Call a function once for each item, in one thread for each usable core.
 
     This is faster if the function releases Python's global interpreter lock, as those
-    of numpy and LIBSVM do. The first exception is raised after all calls have ended.
+    of numpy and LIBSVM do. If a call raises, calls that have not begun are dropped, and
+    the first exception is raised once the others have ended.
 
-    Parameters
-    ----------
-    work : callable
-    items : iterable
-        The arguments, one for each call.
-
-    Examples
-    --------
     >>> found = set()
     >>> in_threads(found.add, [1, 2])
     >>> found
@@ -55,19 +45,10 @@ def in_threads(work: Callable[[T], object], items: Iterable[T]) -> None:
 
 
 def python_command(work: str) -> list[str]:
-    """Build the command line of a child process with this one's import path.
+    """Build the command line of a child process that runs statements.
 
-    The current folder is left out of the path, since any file in it could be imported.
-
-    Parameters
-    ----------
-    work : str
-        The statements to run, including their imports.
-
-    Returns
-    -------
-    list of str
-        The arguments for `subprocess.Popen`.
+    It gets the import path of this process. The current folder is left out of the path,
+    since any file in it could be imported.
     """
     entries = [p for p in sys.path if isinstance(p, str) and os.path.isabs(p)]
     entries.append(str(Path(__file__).parents[1]))

@@ -1,4 +1,4 @@
-"""Checks of what a features file says of its settings and splits, each a ValueError.
+"""Checks of the settings and splits of a features file, which raise ValueError.
 
 A file may come from anywhere; docs/format.md says what may be in it.
 """
@@ -77,23 +77,20 @@ def check_split(name: str, split: Split) -> None:
 
 def _check_shapes(name: str, split: Split) -> None:
     n, m, n_classes = len(split), len(split.failed_id), len(split.classes)
-    found: dict[str, tuple[int, ...]] = {
-        "failed/reason": (len(split.failed_reason),),
-        "failed/index": split.failed_index.shape,
-    }
-    expected: dict[str, tuple[int, ...]] = dict.fromkeys(found, (m,))
+    parts: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
+        ("failed/reason", (len(split.failed_reason),), (m,)),
+        ("failed/index", split.failed_index.shape, (m,)),
+    ]
     if split.labels is not None and split.failed_labels is not None:
-        found |= {"labels": split.labels.shape}
-        found |= {"failed/labels": split.failed_labels.shape}
-        expected |= {"labels": (n, n_classes), "failed/labels": (m, n_classes)}
+        parts.append(("labels", split.labels.shape, (n, n_classes)))
+        parts.append(("failed/labels", split.failed_labels.shape, (m, n_classes)))
     for blob, rows in split.blobs.items():
-        found[blob] = rows.shape
-        expected[blob] = (n, rows.shape[-1])
-    for part, shape in found.items():
-        if shape != expected[part]:
+        parts.append((blob, rows.shape, (n, rows.shape[-1])))
+    for part, found, expected in parts:
+        if found != expected:
             raise ValueError(
-                f"a shape of {shape} in {name}/{part}, where {expected[part]} fits "
-                f"{n} images and {m} failed ones"
+                f"a shape of {found} in {name}/{part}, where {expected} fits {n} "
+                f"images and {m} failed ones"
             )
 
 

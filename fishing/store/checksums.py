@@ -1,7 +1,7 @@
 """SHA-256 of the values of each dataset, and of the outline that holds them together.
 
-They are recorded while a features file is written, and compared by `find_damage`.
-HDF5's own structures have checksums of its own.
+`fishing.store.write` records them, and `find_damage` compares them. HDF5 guards its own
+structures by checksums of its own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fishing.errors import one_line
 from fishing.progress import Progress
 from fishing.store.format import SHA256
@@ -22,32 +19,10 @@ from fishing.store.rows import row_blocks
 from fishing.store.values import OpenFile, PlainValues
 
 
-class Checksum:
-    """SHA-256 of the values of a dataset, taken while they are written or read.
-
-    Values are those in the file, in their order and type: of float16 before the scale,
-    of compressed ones what was compressed.
-    """
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def update(self, values: NDArray[Any]) -> None:
-        """Add the next values."""
-        self._digest.update(np.ascontiguousarray(values).data)
-
-    def hexdigest(self) -> str:
-        """Give the checksum of all values so far."""
-        return self._digest.hexdigest()
-
-
 def outline_sha256(outline: Mapping[str, Any]) -> str:
-    """Digest attributes, shapes and types, as docs/format.md says.
+    """Compute the checksum of attributes, shapes and types, as docs/format.md says.
 
-    Parameters
-    ----------
-    outline : mapping
-        As `fishing.store.index` makes it.
+    `fishing.store.index` makes the outline.
     """
     root = dict(outline["/"])
     root["attributes"] = {k: v for k, v in root["attributes"].items() if k != SHA256}
@@ -58,21 +33,10 @@ def outline_sha256(outline: Mapping[str, Any]) -> str:
 def find_damage(
     file: OpenFile, index: Mapping[str, Any], progress: Progress
 ) -> dict[str, str]:
-    """Recompute all checksums of a features file, in the memory of a few rows.
+    """Compute all checksums of a features file again, in the memory of a few rows.
 
-    Parameters
-    ----------
-    file : OpenFile
-    index : mapping
-        Where its values lie, as `fishing.store.index` says.
-    progress : Progress
-        Counts bytes of values.
-
-    Returns
-    -------
-    dict of str to str
-        What is wrong with each dataset that is damaged, or with the outline, which has
-        the name ``/``.
+    Returns what is wrong with each damaged dataset, by its name, or with the outline,
+    by the name ``/``.
     """
     try:
         damage: dict[str, str] = dict(index["damage"])
@@ -82,23 +46,21 @@ def find_damage(
         return {"/": one_line(error)}
     done, total = 0, sum(part.nbytes for part in values.values())
     for name, part in values.items():
-        checksum = Checksum()
+        digest = hashlib.sha256()
         for block in row_blocks(part.shape[0]):
             try:
                 rows = part.read(block)
             except (OSError, ValueError) as error:
                 damage[name] = one_line(error)
                 break
-            checksum.update(rows)
+            digest.update(rows.data)
             done += rows.nbytes
             progress(file.path.name, done, total, "B")
         else:
-            if checksum.hexdigest() != recorded[name]:
-                damage[name] = (
-                    "other values than were written"
-                    if recorded[name]
-                    else "no checksum"
-                )
+            if not recorded[name]:
+                damage[name] = "no checksum"
+            elif digest.hexdigest() != recorded[name]:
+                damage[name] = "other values than were written"
     if not damage and is_other_outline:
         damage["/"] = "other attributes, shapes or types than were written"
     return damage
@@ -107,7 +69,7 @@ def find_damage(
 def _open_all(
     file: OpenFile, index: Mapping[str, Any], damage: dict[str, str]
 ) -> tuple[dict[str, PlainValues], dict[str, Any]]:
-    """Open all datasets, and collect recorded checksums; note what is damaged."""
+    """Open all datasets and collect the recorded checksums; note what is damaged."""
     values: dict[str, PlainValues] = {}
     recorded = {"/": index["outline"]["/"]["attributes"].get(SHA256)}
     for name, place in index["places"].items():

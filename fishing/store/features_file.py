@@ -1,6 +1,6 @@
-"""Features files: opened by name, described and verified.
+"""Opens, describes and verifies features files.
 
-A `FeaturesFile` shows the splits of a ``features.h5``. Their blobs are read when they
+A `FeaturesFile` holds the splits of a ``features.h5``. Their blobs are read when they
 are sliced.
 """
 
@@ -10,7 +10,6 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from fishing.store.rows import Rows, StoredRows
 from fishing.store.split import Split
 from fishing.store.values import OpenFile, PlainValues
 
-_MAX_ARRAY = 2**28  # bytes of an array that is read at once, if its file has fewer
+_MAX_ARRAY = 2**28  # bytes that are read at once; a larger file allows its own size
 _NOT_SETTINGS = {"format", "format_version", "splits", SHA256}
 
 
@@ -51,7 +50,7 @@ def load(path: str | os.PathLike[str]) -> FeaturesFile:
     Raises
     ------
     StoreError
-        If there is no such file, or it is no features file, or not whole.
+        If there is no such file, it is no features file, or it is not whole.
     """
     return FeaturesFile(Path(path))
 
@@ -73,7 +72,7 @@ class FeaturesFile:
     Raises
     ------
     StoreError
-        If there is no such file, or it is no features file, or not whole.
+        If there is no such file, it is no features file, or it is not whole.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +105,7 @@ class FeaturesFile:
         Raises
         ------
         StoreError
-            If there is no such split; it says which there are.
+            If there is no such split; the message lists those that there are.
         """
         if name not in self.splits:
             raise StoreError(
@@ -117,7 +116,7 @@ class FeaturesFile:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Say what is in a features file.
+    """Describe what is in a features file.
 
     Returns
     -------
@@ -156,7 +155,7 @@ def verify(path: Path, progress: Progress = silent) -> None:
     Raises
     ------
     StoreError
-        If the file is missing or damaged; it names the damaged datasets.
+        If the file is missing or damaged; the message names the damaged datasets.
     """
     file, refusal = _open(path), None
     try:
@@ -190,23 +189,11 @@ def _open(path: Path) -> OpenFile:
         ) from None
 
 
-@contextmanager
-def _refusal(path: Path) -> Iterator[None]:
-    """Turn what comes of an index or of values that cannot be into a StoreError."""
-    try:
-        yield
-    except (*BAD_INDEX, OSError, MemoryError) as error:
-        raise StoreError(
-            f"{path}: expected a whole features file, found {one_line(error)}; extract "
-            "it anew with --overwrite"
-        ) from None
-
-
 def _read(
     file: OpenFile, index: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Split]]:
     """Read the settings and splits of a file, but for the blobs."""
-    with _refusal(file.path):
+    try:
         attributes = index["outline"]["/"]["attributes"]
         settings = {
             key: json.loads(value) if key in JSON_ATTRIBUTES else value
@@ -217,7 +204,12 @@ def _read(
         names = check_names(json.loads(attributes["splits"]))
         splits = {name: _read_split(_Parts(file, index, name), name) for name in names}
         check_blobs(splits)
-        return settings, splits
+    except (*BAD_INDEX, OSError, MemoryError) as error:
+        raise StoreError(
+            f"{file.path}: expected a whole features file, found {one_line(error)}; "
+            "extract it anew with --overwrite"
+        ) from None
+    return settings, splits
 
 
 class _Parts:
@@ -244,11 +236,11 @@ class _Parts:
         return open_values(self._file, path, self._outline[path], self._places[path])
 
     def array(self, name: str, kind: str) -> NDArray[Any]:
-        """Read a dataset of one kind of type at once."""
+        """Read a whole dataset, whose type must be of one kind."""
         values = self.values(name)
         if values.dtype.kind != kind:
             raise ValueError(f"values of type {values.dtype} in {self._split}/{name}")
-        # Zeros that zlib packed cost nothing.
+        # A tiny file could hold any number of zeros, packed by zlib.
         if values.nbytes > max(self._file.size, _MAX_ARRAY):
             raise ValueError(f"{values.nbytes} bytes in {self._split}/{name}")
         return values.read(slice(None))
@@ -273,7 +265,7 @@ class _Parts:
 
 
 def _read_split(parts: _Parts, name: str) -> Split:
-    """Read one split but for its blobs; raise ValueError where parts do not fit."""
+    """Read one split, but for its blobs; raise ValueError if its parts do not fit."""
     labelled = "labels" in parts
     split = Split(
         image_id=parts.texts("image_id"),

@@ -6,13 +6,13 @@ from fishing.nets.blobs import paired_blobs
 
 FORMAT = "fishing-features"
 FORMAT_VERSION = 3
-#: The attribute that holds the checksum of a dataset and, on the file, of the outline.
+#: The attribute with the checksum of a dataset or, on the file, of the outline.
 SHA256 = "sha256"
 #: The attributes of the file that hold a mapping, as JSON.
 JSON_ATTRIBUTES = ("preprocess", "blobs")
 #: The blobs that a split may have, in their order.
 BLOBS = paired_blobs(8)
-#: The blobs of one inner product, or of what is computed from it value by value.
+#: Pairs of blobs that must have the same width.
 SAME_WIDTH = (
     *((f"forward/x{k}", f"backward/y{k}") for k in range(1, 8)),
     ("forward/y8", "backward/y8"),
@@ -28,4 +28,4 @@ DATASETS = (
 
 MAX_ROWS = 2**24
 MAX_WIDTH = 2**20
-MAX_CHUNK = 2**25  # bytes, once it is unpacked
+MAX_CHUNK = 2**25  # bytes of an unpacked chunk

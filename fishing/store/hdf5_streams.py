@@ -1,4 +1,4 @@
-"""The file objects through which HDF5 writes, and reads what is left of a file."""
+"""The file objects through which HDF5 writes features files and reads damaged ones."""
 
 from __future__ import annotations
 
@@ -11,24 +11,17 @@ from fishing.files import write_all
 
 
 class Output:
-    """A file for HDF5 to write, to which a disk never fails; a context manager.
+    """A file for HDF5 to write that never reports a failing disk; a context manager.
 
-    HDF5 may crash when it is told of an error while it closes a file. So it is not: the
-    first error is kept, nothing is written from there on, and leaving raises it.
-
-    Parameters
-    ----------
-    path : Path
-
-    Raises
-    ------
-    OSError
-        If the disk is full or lost: at once, or when the file is left.
+    HDF5 may crash when it learns of an error while it closes a file. So the first error
+    is kept here, nothing is written after it, and leaving the context raises it.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w+b", buffering=0)
         self._error: BaseException | None = None
+        self.seek, self.tell = self._file.seek, self._file.tell
+        self.read, self.readinto = self._file.read, self._file.readinto
 
     def __enter__(self) -> Output:
         return self
@@ -37,22 +30,6 @@ class Output:
         self._file.close()
         if self._error is not None:
             raise self._error
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place; HDF5 asks for the end in this way."""
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Say what the current place is."""
-        return self._file.tell()
-
-    def read(self, size: int = -1) -> bytes:
-        """Read from the current place."""
-        return self._file.read(size)
-
-    def readinto(self, buffer: Any) -> int:
-        """Read from the current place into a buffer."""
-        return self._file.readinto(buffer)
 
     def write(self, content: Any) -> int:
         """Write all of a buffer at the current place, or keep the error."""
@@ -73,33 +50,27 @@ class Output:
         return size or 0
 
     def flush(self) -> None:
-        """Do nothing: nothing waits here."""
+        """Do nothing, since nothing is buffered."""
 
 
 class Input(RawIOBase):
     """An open file for HDF5 to read, which needs no name and may have lost its tail.
 
-    HDF5 refuses a file that is shorter than it was. With the end far away it finds what
-    is left, and the checksums tell what is not: behind the real end stands a filler,
-    which is nothing that a file would hold.
-
-    Parameters
-    ----------
-    descriptor : int
-    size : int
-        Where the file ends, or seems to.
+    HDF5 refuses a file that is shorter than it was. If it is told of a `size` far
+    beyond the real end, it finds what is left, and checksums tell what is missing:
+    behind the real end it reads a filler that no features file contains.
     """
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor, self._size, self._place = descriptor, size, 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place; HDF5 asks for the end in this way."""
+        """Go to a place; HDF5 finds the size of the file in this way."""
         self._place = self._size if whence == os.SEEK_END else offset
         return self._place
 
     def tell(self) -> int:
-        """Say what the current place is."""
+        """Return the current place."""
         return self._place
 
     def readinto(self, buffer: Any) -> int:

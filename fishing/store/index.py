@@ -1,13 +1,13 @@
-"""Where the values of a features file lie: what a process does that opens one.
+"""Finds where the values of a features file lie, in a process of its own.
 
-Over some damaged files libhdf5 crashes, over others it does not come to an end, and
-over others again it writes where it should not. So a process of its own opens the file,
-says in JSON what is in it and at which offsets, and ends. It reads no values: the
-process that started it (`fishing.store.index_process`) reads them without HDF5.
+On some damaged files libhdf5 crashes, on others it does not come to an end or writes
+beyond its memory. So a separate process opens the file, says in JSON what is in it and
+at which offsets, and ends. It reads no values: the process that started it
+(`fishing.store.index_process`) reads them without HDF5.
 
-The answer is a mapping with ``outline`` (attributes, and of datasets ``shape`` and
-``dtype``, by name), ``places`` (where values lie; see `check_place`) and ``damage``
-(what is wrong with a dataset), or with ``refusal``.
+The answer is a mapping with ``outline`` (the attributes, and the ``shape`` and
+``dtype`` of a dataset, by name), ``places`` (where values lie, see `check_place`) and
+``damage`` (what is wrong with a dataset), or with ``refusal`` alone.
 """
 
 from __future__ import annotations
@@ -29,33 +29,25 @@ from fishing.images.image_list import MAX_CLASSES
 from fishing.store.checks import check_names
 from fishing.store.format import DATASETS, FORMAT, FORMAT_VERSION
 from fishing.store.hdf5_streams import Input
-from fishing.store.places import check_form, check_place, n_chunks
+from fishing.store.places import BAD_INDEX, check_form, check_place, n_chunks
 from fishing.store.values import SHUFFLE
 
-#: Bytes that the process may take.
+#: Bytes of memory that the process may allocate.
 MEMORY = 2**32
 _FAR_AWAY = 2**62
 _MAX_OBJECTS = 10_000
 _MAX_ATTRIBUTE = 2**20  # bytes
 #: What h5py raises over damage.
-_ERRORS = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError)
+_ERRORS = (*BAD_INDEX, OSError)
 
 
 def answer(
     task: Callable[[int], dict[str, Any]], descriptor: int, pipe: int, seconds: int
 ) -> None:
-    """Do a task within limits, write what comes of it to a pipe, and end the process.
+    """Do a task within limits, write its answer to a pipe, and end the process.
 
-    Parameters
-    ----------
-    task : callable
-        `read_index` or `survey`.
-    descriptor : int
-        The open features file.
-    pipe : int
-        Where the answer goes.
-    seconds : int
-        Of the processor's time that the task may take.
+    The task is `read_index` or `survey` of the open features file; it may take so many
+    seconds of the processor's time.
     """
     _limit(seconds)
     with open(pipe, "wb", buffering=0) as out:
@@ -67,7 +59,8 @@ def answer(
         except MemoryError:
             content = {
                 "refusal": "expected to read it within the memory that is allowed, "
-                "found that it takes more; allow more, or extract it anew"
+                "found that it takes more; allow more, or extract it anew with "
+                "--overwrite"
             }
         write_all(out, json.dumps(content).encode())
     os._exit(0)
@@ -90,17 +83,9 @@ def _limit(seconds: int) -> None:
 
 
 def read_index(descriptor: int) -> dict[str, Any]:
-    """Check all that is in a features file, and say where its values lie.
+    """Check all that is in an open features file, and find where its values lie.
 
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-
-    Raises
-    ------
-    StoreError
-        If it is no features file of this format, or not whole.
+    Raises StoreError if it is no features file of this format, or not whole.
     """
     size = os.fstat(descriptor).st_size
     with _opened(Input(descriptor, size)) as file:
@@ -113,16 +98,9 @@ def read_index(descriptor: int) -> dict[str, Any]:
 
 
 def survey(descriptor: int) -> dict[str, Any]:
-    """Say where the values lie of a features file that may have lost its tail.
+    """Find where values lie in an open features file that may have lost its tail.
 
-    Parameters
-    ----------
-    descriptor : int
-
-    Raises
-    ------
-    StoreError
-        If it cannot even be opened, or is of another format.
+    Raises StoreError if HDF5 cannot open it, or it is of another format.
     """
     size = os.fstat(descriptor).st_size
     with _opened(Input(descriptor, _FAR_AWAY)) as file:
@@ -131,7 +109,7 @@ def survey(descriptor: int) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Turn what h5py gives for an attribute into text, numbers and lists of them."""
+    """Turn the value of an attribute into a text, a number or a list of them."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list):
@@ -145,13 +123,13 @@ def read_outline(file: h5py.File, names: list[str]) -> dict[str, Any]:
 
 
 def part_names(splits: list[str]) -> list[str]:
-    """Name the file itself, splits, and the datasets that they may have."""
+    """List the names of the file itself, its splits, and their possible datasets."""
     return ["/", *splits, *(f"{split}/{name}" for split in splits for name in DATASETS)]
 
 
 @contextmanager
 def _opened(source: Input) -> Iterator[h5py.File]:
-    """Open a file, and turn what h5py says of it into a StoreError."""
+    """Open a file, and turn the errors of h5py into a StoreError."""
     try:
         file = h5py.File(source, "r")
     except _ERRORS as error:
@@ -183,7 +161,7 @@ def _check_version(file: h5py.File) -> None:
 
 
 def _describe(file: h5py.File, size: int) -> dict[str, Any]:
-    """Describe all parts of a file, but those that are damaged."""
+    """Describe all parts of a file, and say which are damaged."""
     found: dict[str, Any] = {"outline": {}, "places": {}, "damage": {}}
     for name in part_names(check_names(json.loads(file.attrs["splits"]))):
         try:
@@ -213,7 +191,7 @@ def _shape(dataset: h5py.Dataset) -> dict[str, Any]:
 
 
 def _open_part(file: h5py.File, path: str) -> Any:
-    """Open a group or dataset by its path, or nothing where there is none.
+    """Open a group or dataset by its path, or return None if there is none.
 
     Links that lead elsewhere are not followed.
     """
@@ -230,9 +208,9 @@ def _open_part(file: h5py.File, path: str) -> Any:
 
 
 def _check_others(file: h5py.File, size: int, known: Container[str]) -> None:
-    """Check that all else that is in a file are plain datasets that lie in it."""
+    """Check that everything else in a file is plain, and lies in the file itself."""
     if file.userblock_size:
-        raise ValueError("another file before it")
+        raise ValueError("a user block before it")
     for name, item in _walk(file):
         if name in known:
             continue
@@ -243,13 +221,13 @@ def _check_others(file: h5py.File, size: int, known: Container[str]) -> None:
 
 
 def _walk(file: h5py.File) -> Iterator[tuple[str, Any]]:
-    """Go through groups and datasets, but not where a link leads elsewhere."""
+    """Yield all groups and datasets; raise ValueError where a link leads elsewhere."""
     waiting, seen = [("/", file)], set()
     while waiting:
         path, item = waiting.pop()
         place = h5py.h5o.get_info(item.id).addr
         if place in seen:
-            raise ValueError(f"one thing under two names, the second {item.name!a}")
+            raise ValueError(f"one object under two names, such as {item.name!a}")
         seen.add(place)
         yield path, item
         if not isinstance(item, h5py.Group):
@@ -268,7 +246,7 @@ def _check_link(group: h5py.Group, name: bytes) -> None:
 
 
 def _check_attribute(item: Any, name: str) -> None:
-    """Check that an attribute is a number or a text, or a list of such."""
+    """Check that an attribute is a number, a text or a list of them."""
     found = h5py.h5a.open(item.id, name.encode())
     dtype, shape = found.dtype, found.shape
     is_plain = dtype.kind in "iufS" or h5py.check_string_dtype(dtype) is not None
@@ -278,7 +256,7 @@ def _check_attribute(item: Any, name: str) -> None:
 
 
 def _place(dataset: h5py.Dataset, size: int) -> dict[str, Any]:
-    """Say where the values of a dataset lie; raise ValueError where they cannot."""
+    """Find where the values of a dataset lie; raise ValueError if it cannot be read."""
     name, form, plist = dataset.name, _shape(dataset), dataset.id.get_create_plist()
     check_form(name, form)
     if not _is_stored_as(dataset.id.get_type(), dataset.dtype):
@@ -292,19 +270,18 @@ def _place(dataset: h5py.Dataset, size: int) -> dict[str, Any]:
         offset = dataset.id.get_offset() if dataset.nbytes else 0
         place = {} if offset is None else {"offset": offset}
     if not place:
-        raise ValueError(f"no values, or such that lie elsewhere, in {name}")
+        raise ValueError(f"no values, or values that lie elsewhere, in {name}")
     check_place(name, form, place, size)
     return place
 
 
 def _chunks(dataset: h5py.Dataset) -> dict[str, Any]:
-    """List the chunks of a dataset, or nothing where they are not all there."""
+    """List the chunks of a dataset; return an empty mapping if some are missing."""
     plist, chunks = dataset.id.get_create_plist(), list(dataset.chunks)
     found = [plist.get_filter(i) for i in range(plist.get_nfilters())]
     filters = [kind for kind, *_ in found]
-    item_bytes = dataset.dtype.itemsize
     for kind, _, parameters, _ in found:
-        if kind == SHUFFLE and parameters != (item_bytes,):
+        if kind == SHUFFLE and parameters != (dataset.dtype.itemsize,):
             raise ValueError(f"values behind filters {filters} in {dataset.name}")
     expected = n_chunks(dataset.shape, chunks)
     if dataset.id.get_num_chunks() != expected:

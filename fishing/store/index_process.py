@@ -1,8 +1,8 @@
-"""The index of a features file, made by a process that may die of it.
+"""The index of a features file, made by a process that a damaged file may crash.
 
-See `fishing.store.index` for what the process does. Its crash, its failure to come to
-an end and an answer that is none are StoreErrors. It gets the file as an open
-descriptor, so that the index and the values that are read by it are of the same file.
+`fishing.store.index` says what the process does. If it crashes, does not come to an end
+or gives no proper answer, the file is refused by a StoreError. It inherits the file as
+an open descriptor, so that the index and the values belong to the same file.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
-from fishing.errors import StoreError
+from fishing.errors import StoreError, one_line
 from fishing.processes import python_command
 from fishing.store.values import OpenFile
 
-#: Of the processor's time that the process may take; the largest files take a tenth.
+#: Processor time that the process may take; the largest files take a tenth of it.
 CPU_SECONDS = 30
-#: Until the process must have ended, however busy the machine is.
+#: Time after which the process is ended, however busy the machine is.
 WALL_SECONDS = 300
 _MAX_ANSWER = 2**26  # bytes; enough for a million chunks
 _START = (
@@ -32,51 +32,31 @@ _START = (
 )
 
 
-class Child(Protocol):
-    """A process that was started, as `subprocess.Popen` shows it."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait until it ends, and give its exit code."""
-        ...
-
-    def kill(self) -> None:
-        """End it, if it still runs."""
-        ...
-
-
 def ask(task: str, file: OpenFile) -> dict[str, Any]:
-    """Let another process index a file.
+    """Let another process index a file, by ``read_index`` or ``survey``.
 
-    Parameters
-    ----------
-    task : str
-        ``read_index`` or ``survey``, see `fishing.store.index`.
-    file : OpenFile
-
-    Returns
-    -------
-    dict
-        As `fishing.store.index` describes it; nothing in it is checked.
-
-    Raises
-    ------
-    StoreError
-        If it refuses the file, dies of it, or does not come to an end.
+    Nothing in the answer is checked; `fishing.store.index` describes it. Raises
+    StoreError if the process refuses the file, crashes, or does not come to an end.
     """
-    content, code = run(task, file)
-    died_of = ""
+    try:
+        content, code = run(task, file)
+    except OSError as error:
+        raise StoreError(
+            "expected to start a process that reads features files, found "
+            f"{one_line(error)}; close other files or programs"
+        ) from None
     if content is None or code == -signal.SIGXCPU:
-        died_of = "does not come to an end"
+        outcome = "does not come to an end"
     elif code:
-        died_of = f"crashes (exit code {code})"
+        outcome = f"crashes (exit code {code})"
     else:
+        outcome = "gives no proper answer"
         with suppress(ValueError, RecursionError):
             found = json.loads(content)
             if isinstance(found, dict):
                 if "refusal" in found:
                     raise StoreError(f"{file.path}: {found['refusal']}")
                 return found
-        died_of = "goes astray"
     if content == b"":
         raise StoreError(
             "expected to start a process that reads features files, found that it "
@@ -84,26 +64,24 @@ def ask(task: str, file: OpenFile) -> dict[str, Any]:
             "fishing.store.index'` works"
         )
     raise StoreError(
-        f"{file.path}: expected a whole features file, found one over which HDF5 "
-        f"{died_of}; extract it anew with --overwrite"
+        f"{file.path}: expected a whole features file, found one on which HDF5 "
+        f"{outcome}; extract it anew with --overwrite"
     )
 
 
 def run(task: str, file: OpenFile) -> tuple[bytes | None, int]:
-    """Run a process to its end: what it wrote, if it ended, and its exit code."""
+    """Run a process to its end, and return its answer and its exit code.
+
+    The answer is None if the process does not end, or writes too much. Raises OSError
+    if it cannot be started.
+    """
     deadline = time.monotonic() + WALL_SECONDS
-    # Both are kept open here, whatever other threads do meanwhile.
-    opened = file.descriptor
+    opened = file.descriptor  # this reference keeps it open if a thread closes the file
     assert opened is not None
-    try:
-        answers, pipe = os.pipe()
-    except OSError as error:
-        raise _no_process(error) from None
+    answers, pipe = os.pipe()
     try:
         try:
             child = start(task, opened.number, pipe)
-        except OSError as error:
-            raise _no_process(error) from None
         finally:
             os.close(pipe)
         try:
@@ -119,8 +97,8 @@ def run(task: str, file: OpenFile) -> tuple[bytes | None, int]:
         os.close(answers)
 
 
-def start(task: str, descriptor: int, pipe: int) -> Child:
-    """Start the process; the pipe is where its answer goes."""
+def start(task: str, descriptor: int, pipe: int) -> subprocess.Popen[bytes]:
+    """Start the process, which writes its answer to the pipe."""
     work = _START.format(
         task=task, descriptor=descriptor, pipe=pipe, seconds=CPU_SECONDS
     )
@@ -130,14 +108,14 @@ def start(task: str, descriptor: int, pipe: int) -> Child:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(descriptor, pipe),
-        # It multiplies no matrices.
+        # It multiplies no matrices, so it needs no threads.
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,  # Ctrl-C is for the process that asks
     )
 
 
 def _read(pipe: int, deadline: float) -> bytes:
-    """Read a pipe until it is closed; raise TimeoutError where it does not end."""
+    """Read a pipe until it is closed, or raise a TimeoutError."""
     content = bytearray()
     poll = select.poll()
     poll.register(pipe)
@@ -150,10 +128,3 @@ def _read(pipe: int, deadline: float) -> bytes:
             return bytes(content)
         content += piece
     raise TimeoutError
-
-
-def _no_process(error: OSError) -> StoreError:
-    return StoreError(
-        "expected to start a process that reads features files, found "
-        f"{error.strerror}; close other files or programs"
-    )

@@ -1,4 +1,4 @@
-"""The rows of one split while they are extracted, and a journal of which of them count.
+"""The rows of one split while they are extracted, and a journal that counts them.
 
 A crash can tear no more than the batch in flight, and rows that are damaged later do
 not count.
@@ -47,25 +47,9 @@ class Journal:
     the last whole line counts is cut off. A line has the checksum of its rows, and one
     of itself and all lines before it.
 
-    Parameters
-    ----------
-    stem : Path
-        The two files, without their suffixes.
-    images : ImageList
-    widths : mapping of str to int
-        Values per image of each blob.
-
-    Attributes
-    ----------
-    n_done : int
-        How many images of the list, from its start, are done.
-
-    Raises
-    ------
-    StoreError
-        If rows of another list are there.
-    OSError
-        If the disk is full or lost.
+    The two files are named by a stem and their suffixes; `widths` are the values per
+    image of each blob. Raises StoreError if rows of another list are there, and OSError
+    if the disk is full or lost.
     """
 
     def __init__(
@@ -123,7 +107,7 @@ class Journal:
             self._log({"list": self._images.sha256}, 0, 0)
 
     def _lines(self) -> Iterator[bytes]:
-        """Read the journal line by line, none longer than an honest one can be."""
+        """Read the journal line by line, up to the longest that `append` writes."""
         self._journal.seek(0)
         source = io.BufferedReader(self._journal)
         try:
@@ -197,15 +181,8 @@ class Journal:
     def check(self) -> Iterator[int]:
         """Check, batch by batch, that the rows are those that were written.
 
-        Yields
-        ------
-        int
-            How many images are checked.
-
-        Raises
-        ------
-        StoreError
-            If rows are damaged; they and all after them do not count any more.
+        Yields how many images are checked. If rows are damaged, they and all after them
+        do not count any more, and a StoreError is raised.
         """
         place = 0
         for number, batch in enumerate(self._batches):
@@ -228,13 +205,7 @@ class Journal:
             yield batch.n_done
 
     def read(self) -> Split:
-        """View the rows as a split, whose blobs are read when they are sliced.
-
-        Raises
-        ------
-        OSError
-            If the disk is lost.
-        """
+        """View the rows as a split, whose blobs are read when they are sliced."""
         images = self._images
         failed = np.array(sorted(self._failed), dtype=np.int64)
         kept = np.delete(np.arange(self.n_done), failed)
@@ -244,9 +215,8 @@ class Journal:
         blobs: dict[str, Rows] = {}
         offset = 0
         for name, width in self._widths.items():
-            values = PlainValues(
-                file, dtype, (len(kept), width), offset, stride=self._row_bytes
-            )
+            shape = (len(kept), width)
+            values = PlainValues(file, dtype, shape, offset, stride=self._row_bytes)
             blobs[name] = StoredRows(name, values)
             offset += 4 * width
         return Split(
@@ -278,14 +248,13 @@ def check_list(expected: str, found: str, split: str) -> None:
 
 
 def _files(stem: Path) -> tuple[Path, Path]:
-    return (
-        stem.with_name(stem.name + ".journal"),
-        stem.with_name(stem.name + ".rows"),
-    )
+    """Name the journal and the rows of a split."""
+    journal, rows = (stem.with_name(stem.name + end) for end in (".journal", ".rows"))
+    return journal, rows
 
 
 def _parse(line: bytes, before: str) -> tuple[dict[str, Any], str]:
-    """Read a line of a journal and its checksum, or nothing if it is damaged."""
+    """Read a line of a journal and its checksum; both are empty if it is damaged."""
     try:
         entry = json.loads(line) if line.endswith(b"\n") else {}
         chain = entry.pop("chain")
@@ -296,7 +265,7 @@ def _parse(line: bytes, before: str) -> tuple[dict[str, Any], str]:
 
 
 def _chained(before: str, entry: Mapping[str, Any]) -> str:
-    """Make the checksum of an entry and all before it."""
+    """Compute the checksum of an entry and all before it."""
     return hashlib.sha256(before.encode() + json.dumps(entry).encode()).hexdigest()
 
 

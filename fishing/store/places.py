@@ -1,8 +1,8 @@
-"""Where values lie in a file: the numbers that HDF5 gave, checked before they are used.
+"""Checks where HDF5 says that values lie in a file, before they are read from there.
 
-A file may come from anywhere, so all values have to lie in the file itself and to take
-no more memory than it has bytes. The process that opens the file checks its
-own numbers (`fishing.store.index`); the one that reads the values checks them again.
+A file may come from anywhere, so all values have to lie within it. The process that
+opens the file checks the numbers (`fishing.store.index`); the process that reads the
+values checks them again, since damage may have led the other one astray.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from fishing.store.format import MAX_CHUNK, MAX_ROWS, MAX_WIDTH
 from fishing.store.values import DEFLATE, SHUFFLE, ChunkedValues, OpenFile, PlainValues
 
-#: What an index that is none may raise where it is used.
+#: What the use of a malformed index may raise.
 BAD_INDEX = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
 _TYPES = ("<f2", "<f4", "|i1", "<i8")
 _PIPELINES: tuple[list[int], ...] = ([], [DEFLATE], [SHUFFLE, DEFLATE])
@@ -26,19 +26,11 @@ _PIPELINES: tuple[list[int], ...] = ([], [DEFLATE], [SHUFFLE, DEFLATE])
 def open_values(
     file: OpenFile, name: str, form: Mapping[str, Any], place: Mapping[str, Any]
 ) -> PlainValues:
-    """Open a dataset by what its index says.
+    """Check what the index says of a dataset, and open it.
 
-    Parameters
-    ----------
-    file : OpenFile
-    name, form, place
-        As `check_place` has them.
-
-    Raises
-    ------
-    BAD_INDEX
-        If the values do not lie in the file.
+    Raises one of `BAD_INDEX` if the values do not lie in the file.
     """
+    check_form(name, form)
     check_place(name, form, place, file.size)
     dtype, shape = np.dtype(form["dtype"]), tuple(form["shape"])
     if "offset" in place:
@@ -49,32 +41,19 @@ def open_values(
 def check_place(
     name: str, form: Mapping[str, Any], place: Mapping[str, Any], file_size: int
 ) -> None:
-    """Check type and shape of a dataset, and that all its values lie in the file.
+    """Check that all values of a dataset, whose form is checked, lie in the file.
 
-    Parameters
-    ----------
-    name : str
-        Of the dataset.
-    form : mapping
-        ``dtype`` as numpy writes it, and ``shape``, a list.
-    place : mapping
-        ``offset`` of the first value, or ``chunks`` (the shape of a chunk), ``filters``
-        (the numbers of HDF5's filters) and ``table``, a row for each chunk: its place
-        in the dataset, offset, size and mask of the filters that were left out.
-    file_size : int
-        Bytes of the file.
-
-    Raises
-    ------
-    ValueError
+    `place` has the ``offset`` of the first value, or ``chunks`` (the shape of a chunk),
+    ``filters`` (HDF5's numbers) and ``table``, a row for each chunk: its place in the
+    dataset, offset, size, and the mask of the filters that were left out. Raises
+    ValueError if they do not fit.
     """
-    check_form(name, form)
     shape, item_bytes = form["shape"], np.dtype(form["dtype"]).itemsize
     if "offset" not in place:
         if place["filters"] not in _PIPELINES:
             raise ValueError(f"values behind filters {place['filters']} in {name}")
         if not _is_whole(shape, item_bytes, place, file_size):
-            raise ValueError(f"no values, or such that lie elsewhere, in {name}")
+            raise ValueError(f"no values, or values that lie elsewhere, in {name}")
         return
     offset, n_bytes = place["offset"], math.prod(shape) * item_bytes
     if not _are_sizes([offset], 1, 1) or offset + n_bytes > file_size:
@@ -82,7 +61,7 @@ def check_place(
 
 
 def check_form(name: str, form: Mapping[str, Any]) -> None:
-    """Check type and shape of a dataset alone."""
+    """Check ``dtype``, as numpy writes it, and ``shape``, a list; raise ValueError."""
     dtype, shape = np.dtype(form["dtype"]), form["shape"]
     is_text = dtype.kind == "S" and dtype.itemsize
     if dtype.str not in _TYPES and not is_text:
@@ -108,22 +87,19 @@ def _is_whole(
 ) -> bool:
     """Tell whether all chunks are there, each once, in its place and in the file.
 
-    One that is missing would read as zeros, which cost nothing: any size would do.
+    HDF5 reads a missing chunk as zeros, so a tiny file could claim any size.
     """
     chunks, filters, table = (place[key] for key in ("chunks", "filters", "table"))
     n_axes = len(shape)
-    if (
-        not _are_sizes(chunks, n_axes, n_axes)
-        or not 0 < math.prod(chunks) * item_bytes <= MAX_CHUNK
-    ):
+    if not _are_sizes(chunks, n_axes, n_axes):
         return False
-    if len(table) != n_chunks(shape, chunks) or not all(
-        _are_sizes(row, n_axes + 3, n_axes + 3) for row in table
-    ):
+    n_bytes = math.prod(chunks) * item_bytes
+    if not 0 < n_bytes <= MAX_CHUNK or len(table) != n_chunks(shape, chunks):
+        return False
+    if not all(_are_sizes(row, n_axes + 3, n_axes + 3) for row in table):
         return False
     axes = zip(shape, chunks, strict=True)
-    # Where zlib makes a chunk larger, it does so by a few bytes.
-    n_bytes = math.prod(chunks) * item_bytes
+    # zlib may make a chunk that it cannot compress larger, by a few bytes.
     deflate = 1 << filters.index(DEFLATE) if DEFLATE in filters else 0
     return (
         {tuple(row[:n_axes]) for row in table}
@@ -138,7 +114,7 @@ def _is_whole(
 
 
 def _are_sizes(values: Any, least: int, most: int) -> bool:
-    """Tell whether a list holds so many numbers, none of them negative."""
+    """Tell whether a list holds `least` to `most` integers, none of them negative."""
     return (
         isinstance(values, list)
         and least <= len(values) <= most

@@ -1,4 +1,4 @@
-"""Rows of a blob, read from a file when they are sliced like those of an array."""
+"""Rows of a blob, which are read from a file when they are sliced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fishing.errors import StoreError, one_line
 from fishing.store.values import PlainValues
 
-#: Rows that are read or computed at once. A chunk of a compressed file has as many.
+#: How many rows are read or computed at once, and the rows of a compressed chunk.
 BLOCK_ROWS = 256
 
 
@@ -47,14 +47,8 @@ class Rows(Protocol):
 class StoredRows:
     """Rows of float32 that are read from a file when they are sliced, as `Rows`.
 
-    Parameters
-    ----------
-    name : str
-        What the rows are, for errors.
-    values : PlainValues
-        Of float32 or float16, of two axes.
-    scale : float
-        A power of two: value = stored * scale.
+    The values in the file are float32, or float16, of which each is multiplied by the
+    scale, a power of two. Errors call the rows by their name.
     """
 
     dtype: np.dtype[Any] = np.dtype(np.float32)
@@ -86,25 +80,22 @@ class StoredRows:
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
         keys = key if isinstance(key, tuple) else (key,)
         row_key, column_key, *more = (*keys, slice(None), slice(None))
-        values: NDArray[np.float32]
+        found: NDArray[np.float32]
+        every = slice(None)
         if len(more) > 2 or not _names_rows(row_key):  # numpy knows what it means
-            values = self._read(slice(None), slice(None))[key]
-            return values
-        columns = slice(None)
+            found = self._read(every, every)[key]
+            return found
+        columns = every
         if isinstance(column_key, slice) and column_key.step in (None, 1):
-            columns, column_key = column_key, columns
+            columns, column_key = column_key, every
         if isinstance(row_key, slice) and row_key.step in (None, 1):
-            values = self._read(row_key, columns)[:, column_key]
-            return values
+            found = self._read(row_key, columns)[:, column_key]
+            return found
         rows = np.arange(len(self))[row_key]
-        values = self._take(np.ravel(rows), columns)
-        if rows.ndim == 0:
-            values = values[0, column_key]
-        elif isinstance(row_key, slice):
-            values = values[:, column_key]
-        else:
-            values = values[np.arange(len(rows)), column_key]
-        return values
+        taken = self._take(np.ravel(rows), columns)
+        place = every if isinstance(row_key, slice) else np.arange(rows.size)
+        found = taken[place if rows.ndim else 0, column_key]
+        return found
 
     def _take(self, rows: NDArray[np.intp], columns: slice) -> NDArray[np.float32]:
         """Read rows in any order, those of one block from the first to the last."""

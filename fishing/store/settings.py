@@ -1,4 +1,4 @@
-"""What determines the values of a features file, and how it stores them."""
+"""Settings: what determines the values of a features file, and how it stores them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ExtractionSettings:
     """What determines an extraction: equal settings and images give equal bytes.
 
     A features file records the settings, and an interrupted extraction goes on only
-    with the same ones.
+    under the same ones.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ STORAGE = {"dtype": ("float32", "float16"), "compression": ("none", "gzip")}
 def storage_settings(
     dtype: str = "float32", compression: str = "none"
 ) -> dict[str, str]:
-    """Say what the settings of a features file record of how it stores its blobs.
+    """Build the settings that record how a features file stores its blobs.
 
     Parameters
     ----------
@@ -88,8 +88,7 @@ def storage_settings(
     Returns
     -------
     dict of str to str
-        Of the two, those that are not the default: a file of the default form records
-        neither.
+        The two settings, without those that have their default value.
 
     Raises
     ------
@@ -111,7 +110,7 @@ def storage_settings(
 
 
 def with_storage(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete settings by the defaults of how blobs are stored."""
+    """Add the defaults of `storage_settings` that settings leave out."""
     return {key: choices[0] for key, choices in STORAGE.items()} | dict(settings)
 
 
@@ -120,17 +119,8 @@ def check_same_settings(
 ) -> None:
     """Refuse to mix rows that were made or are stored in different ways.
 
-    Parameters
-    ----------
-    expected, found : mapping
-        Settings of the extraction that is to run, and of the work that is there.
-    path : Path
-        Where that work is.
-
-    Raises
-    ------
-    StoreError
-        If a setting differs; the message names it.
+    Raises a StoreError that names the first setting in which an extraction that is to
+    run differs from the work found at a path.
     """
     expected, found = with_storage(expected), with_storage(found)
     for key in {**expected, **found}:
@@ -149,25 +139,16 @@ def write_record(
 ) -> None:
     """Record the settings of an extraction, in case it is interrupted.
 
-    Parameters
-    ----------
-    record : Path
-        The file to write.
-    settings : mapping
-    replaced : list of int or None
-        The features file that ``--overwrite`` will replace, see `FeaturesWriter`.
+    `replaced` identifies the features file that ``--overwrite`` will replace.
     """
     content = {"settings": dict(settings), "replaced": replaced}
     write_whole(record, json.dumps({**content, **_checksum(content)}).encode())
 
 
 def read_record(record: Path) -> tuple[dict[str, Any], list[int] | None]:
-    """Read what `write_record` wrote.
+    """Read the settings and the replaced file that `write_record` recorded.
 
-    Raises
-    ------
-    StoreError
-        If the file is damaged, or of another kind.
+    Raises StoreError if the record is damaged, or the file is of another kind.
     """
     try:
         with record.open("rb") as file:

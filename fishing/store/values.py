@@ -1,7 +1,7 @@
-"""Values that lie in a file, read without the help of HDF5.
+"""Values in a file, read without the help of HDF5.
 
-`PlainValues` lie at an offset; `ChunkedValues` are those of a dataset that is cut into
-chunks, each of which zlib may have packed.
+`PlainValues` lie at an offset; `ChunkedValues` belong to a dataset that is cut into
+chunks, which may be compressed by zlib.
 """
 
 from __future__ import annotations
@@ -22,28 +22,15 @@ from numpy.typing import NDArray
 from fishing.errors import StoreError
 from fishing.processes import in_threads
 
-#: The filters of HDF5 that a chunk may have gone through, by their numbers.
+#: HDF5's numbers of the filters that a chunk may have gone through.
 DEFLATE, SHUFFLE = 1, 2
 
 
 class OpenFile:
     """A regular file that stays open until it is closed and no thread reads it.
 
-    Parameters
-    ----------
-    path : Path
-
-    Attributes
-    ----------
-    size : int
-        Bytes of the file when it was opened.
-
-    Raises
-    ------
-    OSError, ValueError
-        If the file cannot be opened.
-    StoreError
-        If it is a folder, a device or a pipe.
+    `size` is its length in bytes when it was opened. Raises OSError or ValueError if it
+    cannot be opened, and StoreError if it is a folder, a device or a pipe.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,16 +48,13 @@ class OpenFile:
         self.size = state.st_size
 
     def close(self) -> None:
-        """Refuse further reads; those that are under way come to their end."""
+        """Refuse further reads; reads in other threads are finished first."""
         self.descriptor = None
 
     def read_into(self, buffer: Any, offset: int) -> None:
         """Fill a buffer of bytes from an offset on.
 
-        Raises
-        ------
-        OSError
-            If the disk is lost, or the file ends too early.
+        Raises OSError if the disk is lost, or the file ends too early.
         """
         descriptor = self.descriptor  # keeps it open until the bytes are read
         if descriptor is None:
@@ -101,18 +85,9 @@ class Descriptor:
 
 
 class PlainValues:
-    """Values at an offset in a file, whose rows lie the same distance apart.
+    """Values of one or two axes at an offset in a file.
 
-    Parameters
-    ----------
-    file : OpenFile
-    dtype : dtype
-    shape : tuple of int
-        Of one or two axes.
-    offset : int
-        Where in the file the first value lies.
-    stride : int, optional
-        Bytes from one row to the next; by default the rows lie close together.
+    Rows begin `stride` bytes apart; by default there is no gap between them.
     """
 
     def __init__(
@@ -130,21 +105,13 @@ class PlainValues:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all values."""
+        """Size of all values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self, rows: slice, columns: slice = slice(None)) -> NDArray[Any]:
-        """Read a part of the values, in their own type.
+        """Read a part of the values in their own type, by slices without steps.
 
-        Parameters
-        ----------
-        rows, columns : slice
-            Without steps.
-
-        Raises
-        ------
-        OSError, ValueError
-            If the disk is lost, or the values are damaged.
+        Raises OSError or ValueError if the disk is lost or the values are damaged.
         """
         spans = [
             slice(*key.indices(length)[:2])
@@ -168,18 +135,11 @@ class PlainValues:
 
 
 class ChunkedValues(PlainValues):
-    """Values of a dataset that is cut into chunks.
+    """Values of a dataset that is cut into chunks; `check_place` has seen their place.
 
     HDF5 trusts a chunk to unpack to its size. For a shorter one it hands out what lies
     behind it in memory, and a longer one takes any amount of memory. Here a chunk that
-    unpacks to another size is a ValueError.
-
-    Parameters
-    ----------
-    file, dtype, shape
-        As those of `PlainValues`.
-    place : mapping
-        With ``chunks``, ``filters`` and ``table``, which `check_place` has seen.
+    unpacks to another size raises a ValueError.
     """
 
     def __init__(

@@ -1,10 +1,11 @@
-"""The layout of a features file in HDF5 (docs/format.md), as it is written.
+"""Writes a features file in HDF5, as docs/format.md describes it.
 
-A file holds no clock time, so the same splits give the same bytes.
+The file holds no clock time, so the same splits give the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from fishing.errors import StoreError
 from fishing.progress import Progress, silent
-from fishing.store.checksums import Checksum, outline_sha256
+from fishing.store.checksums import outline_sha256
 from fishing.store.format import BLOBS, FORMAT, FORMAT_VERSION, SHA256
 from fishing.store.hdf5_streams import Output
 from fishing.store.index import part_names, read_outline
@@ -28,9 +29,7 @@ from fishing.store.split import Split
 # The first HDF5 that guards its structures by checksums, whatever the library's own.
 _HDF5_VERSION = ("v110", "v110")
 # Higher levels cost twice the time for 2 % of the size.
-_FILTERS: dict[str, dict[str, Any]] = {
-    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-}
+_GZIP = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 # A chunk is this large at most: the kernel reads columns, others read rows.
 _CHUNK = (BLOCK_ROWS, 512)
 
@@ -47,8 +46,8 @@ def write_features(
     ----------
     path : Path
     settings : mapping
-        How the values were made and how they are stored (see `storage_settings`). They
-        become the attributes of the file.
+        How the values were made and how they are stored (see `storage_settings`); they
+        become attributes of the file.
     splits : mapping of str to Split
         All with the same blobs.
     progress : Progress
@@ -57,7 +56,7 @@ def write_features(
     Raises
     ------
     StoreError
-        If a split has a blob of another name than those of docs/format.md, or none.
+        If a split has no blobs, or one that docs/format.md does not name.
     OSError
         If the disk is full or lost.
     """
@@ -81,12 +80,12 @@ def write_features(
                 file.attrs[key] = value
         _write_text(file, "splits", json.dumps(list(splits)))
         _reserve_sha256(file)
-        # All that holds the values comes before them: a lost tail costs values only.
+        # All structures come before the values, so that a lost tail costs values only.
         made = {
             name: _create_split(file, name, split, settings)
             for name, split in splits.items()
         }
-        file.flush()  # HDF5 puts off some of it
+        file.flush()  # HDF5 would put off some of them
         todo = [pair for datasets in made.values() for pair in datasets]
         done, total = 0, sum(dataset.nbytes for dataset, _ in todo)
         for dataset, values in todo:
@@ -100,7 +99,7 @@ def write_features(
 def _create_split(
     file: h5py.File, name: str, split: Split, settings: Mapping[str, Any]
 ) -> list[tuple[h5py.Dataset, Rows]]:
-    """Make one group; its datasets, and the values that belong into them."""
+    """Create the group of a split, and pair its empty datasets with their values."""
     group = file.create_group(name)
     for part in ("forward", "backward", "failed"):
         group.create_group(part)  # one made on the way would hold a clock time
@@ -131,12 +130,12 @@ def _create_split(
 def _create_rows(
     group: h5py.Group, name: str, shape: tuple[int, ...], settings: Mapping[str, Any]
 ) -> h5py.Dataset:
-    """Make the dataset of a blob, without its values."""
-    storage, layout = with_storage(settings), {}
+    """Create the dataset of a blob, without its values."""
+    storage = with_storage(settings)
+    layout: dict[str, Any] = {}
     # HDF5 has no chunks without values.
-    if storage["compression"] != "none" and math.prod(shape):
-        chunks = tuple(map(min, shape, _CHUNK))
-        layout = {"chunks": chunks, **_FILTERS[storage["compression"]]}
+    if storage["compression"] == "gzip" and math.prod(shape):
+        layout = {"chunks": tuple(map(min, shape, _CHUNK)), **_GZIP}
     dtype = "<f2" if storage["dtype"] == "float16" else "<f4"
     dataset = group.create_dataset(name, shape=shape, dtype=dtype, **layout)
     if dataset.dtype == np.float16:
@@ -146,9 +145,9 @@ def _create_rows(
 
 
 def _write_rows(dataset: h5py.Dataset, rows: Any) -> Iterator[int]:
-    """Write values and their checksum a few rows at a time, and count their bytes.
+    """Write values a block of rows at a time, then their checksum; yield their bytes.
 
-    Where the type is float16, the rows are read twice: the largest value comes first.
+    For float16 the rows are read twice, since the scale depends on the largest value.
     """
     is_half = dataset.dtype == np.float16
     blocks = list(row_blocks(len(dataset)))
@@ -156,18 +155,18 @@ def _write_rows(dataset: h5py.Dataset, rows: Any) -> Iterator[int]:
         magnitudes = (float(np.abs(rows[block]).max(initial=0)) for block in blocks)
         scale = _half_scale(max(magnitudes, default=0))
         dataset.attrs.modify("scale", scale)
-    checksum = Checksum()
+    digest = hashlib.sha256()
     for block in blocks:
         values = rows[block] / scale if is_half else rows[block]
-        values = values.astype(dataset.dtype, copy=False)
-        checksum.update(values)
+        values = np.ascontiguousarray(values, dataset.dtype)
+        digest.update(values.data)
         dataset[block] = values
         yield values.nbytes
-    _record_sha256(dataset, checksum.hexdigest())
+    _record_sha256(dataset, digest.hexdigest())
 
 
 def _reserve_sha256(part: Any) -> None:
-    """Make room for a checksum in a file or dataset that has no values yet."""
+    """Reserve room for the checksum of a file or dataset that has no values yet."""
     part.attrs[SHA256] = np.bytes_("0" * 64)
 
 
@@ -184,8 +183,8 @@ def _write_text(part: h5py.Group, key: str, text: str) -> None:
 def _fixed_length(values: Sequence[str]) -> NDArray[np.bytes_]:
     """Encode strings, all of one length.
 
-    Those of variable length lie in the one structure of HDF5 that has no checksum, and
-    that it hangs on when a bit of it flips.
+    HDF5 keeps strings of variable length in its one structure without a checksum, and
+    hangs when a bit of it flips.
     """
     encoded = [value.encode() for value in values]
     length = max([1, *map(len, encoded)])
@@ -195,8 +194,8 @@ def _fixed_length(values: Sequence[str]) -> NDArray[np.bytes_]:
 def _half_scale(largest: float) -> np.float32:
     """Choose the power of two that brings the largest value near float16's limit.
 
-    Gradients may be as small as 1e-8, where float16 has no digits left. Under a scale
-    all values keep 11 bits that are at least 2^-29 of the largest one.
+    Gradients may be as small as 1e-8, where float16 has no digits left. With the scale
+    all values that are at least 2^-29 of the largest one keep 11 bits.
     """
     mantissa, exponent = math.frexp(largest)
     # As it will be stored: writing what was read must find the same scale again.

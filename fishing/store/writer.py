@@ -1,10 +1,9 @@
-"""Rows on their way into a features file, safe from the first batch on.
+"""Writes a features file batch by batch, so that a crash loses no finished batch.
 
 While an extraction runs nothing is HDF5: each split is a plain file of rows and a
-journal in the folder ``features.h5.partial``, so that a crash can tear no more than the
-batch in flight. The features file is written in one go at the end, from the rows in
-their order, and gets its name when it is whole. So the same work gives the same bytes,
-however often it was interrupted.
+journal in the folder ``features.h5.partial``. The features file is written in one go at
+the end, from the rows in their order, and gets its name when it is whole. So the same
+work gives the same bytes, however often it was interrupted.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class FeaturesWriter:
         """Compare the settings with those of the work found, or start anew."""
         record = self._folder / _RECORD
         files = {file.name: file for file in self._folder.iterdir()}
-        # All else goes before the record does: without it, files are not ours.
+        # The record is removed last: without it, the folder counts as somebody else's.
         for name in [name for name in files if is_unfinished(name)]:
             files.pop(name).unlink()
         if (files.keys() - {"lock"} and _RECORD not in files) or any(
@@ -100,7 +99,7 @@ class FeaturesWriter:
                 f"expected an interrupted extraction in {self._folder}, found other "
                 "files; move them away, or choose another --output"
             )
-        self._whole.unlink(missing_ok=True)  # a crash came before it was
+        self._whole.unlink(missing_ok=True)  # left by a crash before it was whole
         settings = {"format_version": FORMAT_VERSION, **self._settings}
         if overwrite:
             _check_is_hdf5(self.path)
@@ -154,7 +153,7 @@ class FeaturesWriter:
         Raises
         ------
         StoreError
-            If it holds a split of that name with other images or labels.
+            If it holds a split of the same name with other images or labels.
         """
         for images in lists:
             found = self._published.get(images.split, images.sha256)
@@ -201,9 +200,9 @@ class FeaturesWriter:
         n_done : int
             How many images of the list, from its start, are done with this batch.
         blobs : mapping of str to ndarray of float32, shape (n, d)
-            The rows of those of them that could be read; empty if none could.
+            The rows of the images that could be read; empty if none could.
         failed : mapping of int to str
-            Index in the list and reason of those that could not.
+            The reason for each image that could not, by its index in the list.
 
         Raises
         ------
@@ -234,8 +233,8 @@ class FeaturesWriter:
         Raises
         ------
         StoreError
-            If the file cannot be written; the rows stay, and a next run goes on. If
-            rows are damaged, it goes on from there.
+            If the file cannot be written, or rows are damaged. All rows before the
+            damage stay, and the same command goes on from there.
         """
         n_checked, total = 0, sum(split.n_done for split in self._splits.values())
         with _disk_errors(self.path):
@@ -243,13 +242,12 @@ class FeaturesWriter:
                 for n in split.check():
                     progress("checking rows", n_checked + n, total, "images")
                 n_checked += split.n_done
-        with _disk_errors(self.path):
             new = {name: split.read() for name, split in self._splits.items()}
             try:
                 self._write_whole(new, progress)
                 name_whole_file(self._whole, self.path)
             except BaseException:
-                with suppress(OSError):  # it would only fill the disk
+                with suppress(OSError):  # an unfinished file would only fill the disk
                     self._whole.unlink(missing_ok=True)
                 raise
             for name, split in self._splits.items():
@@ -257,7 +255,7 @@ class FeaturesWriter:
                 Journal.remove(self._folder / name)
 
     def _write_whole(self, new: Mapping[str, Split], progress: Progress) -> None:
-        """Write splits behind those of the features file, if there is one."""
+        """Write new splits, after those of the features file if there is one."""
 
         def report(label: str, done: int, total: int | None, unit: str) -> None:
             progress(f"writing {self.path.name}", done, total, unit)
@@ -272,7 +270,7 @@ class FeaturesWriter:
 
 
 def _identity(path: Path) -> list[int] | None:
-    """Tell one file from another that gets its name later."""
+    """Tell a file from another one that has its name later."""
     if not path.exists():
         return None
     state = path.stat()
@@ -280,7 +278,7 @@ def _identity(path: Path) -> list[int] | None:
 
 
 def _check_is_hdf5(path: Path) -> None:
-    """Refuse to overwrite what is not even a damaged features file."""
+    """Refuse to overwrite a file that is not HDF5."""
     signature = b"\x89HDF\r\n\x1a\n"
     if path.exists() and path.open("rb").read(len(signature)) != signature:
         raise StoreError(
@@ -291,7 +289,7 @@ def _check_is_hdf5(path: Path) -> None:
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk or HDF5 says into one line."""
+    """Turn errors of the disk or of HDF5 into a StoreError."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -305,7 +305,7 @@ def test_float16_has_a_scale_for_any_values(tmp_path: Path, rng, largest) -> Non
 
 
 def test_float16_rounded_up_to_the_next_power_of_two(tmp_path: Path, rng) -> None:
-    """The scale must not change when what was rounded is written once more."""
+    """The scale must not change when rounded values are written once more."""
     ones = np.full((3, 6), np.nextafter(np.float32(2), np.float32(1)))
     split = make_split(rng, 3, blobs=dict.fromkeys(BLOBS, ones))
     path = _write(tmp_path / "f.h5", split, "float16", "none")
@@ -370,7 +370,7 @@ def _datasets(path: Path) -> dict[str, h5py.Dataset]:
 def test_anyone_can_check_the_checksums(
     tmp_path: Path, rng, dtype: str, compression: str
 ) -> None:
-    """As docs/format.md says: SHA-256 of the bytes of the values."""
+    """They are the SHA-256 of the bytes of the values, as docs/format.md says."""
     path = _write(tmp_path / "f.h5", _sparse(rng, 300), dtype, compression)
     verify(path)
     datasets = _datasets(path)
@@ -426,7 +426,7 @@ def test_one_flipped_bit_is_found_and_named(
 def test_any_flipped_bit_is_found_or_changes_nothing(
     tmp_path: Path, compression: str
 ) -> None:
-    """A sample of what tests/campaigns/flipped_bits.py does with every bit."""
+    """tests/campaigns/flipped_bits.py does the same with every bit."""
     path = tmp_path / "f.h5"
     flipped_bits.small_file(path, storage_settings(compression=compression))
     bits = range(0, 8 * path.stat().st_size, 347)
@@ -437,7 +437,7 @@ def test_any_flipped_bit_is_found_or_changes_nothing(
 
 
 def test_a_lost_tail_is_named(tmp_path: Path, rng) -> None:
-    """HDF5 itself refuses such a file without a word on what is lost."""
+    """HDF5 itself refuses such a file without saying what is lost."""
     split = make_split(rng, 500, failed=(3,))
     path = write_file(tmp_path / "f.h5", train=split, test=split)
     whole = path.read_bytes()

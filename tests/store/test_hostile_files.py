@@ -1,4 +1,4 @@
-"""Features files that are well-formed HDF5 and yet not what they seem."""
+"""Features files that are well-formed HDF5, and yet not what they seem."""
 
 from __future__ import annotations
 
@@ -228,11 +228,11 @@ def test_what_is_not_what_it_seems(path: Path, case: str) -> None:
     "case", ["external link", "group elsewhere", "split elsewhere", "virtual dataset"]
 )
 def test_no_other_file_is_opened(path: Path, case: str, read) -> None:
-    """What a link names is not even looked for."""
+    """The target of a link is not even looked for."""
     with h5py.File(path, "a") as file:
         CASES[case][0](file)
     other = path.with_name("other.h5")
-    os.mkfifo(other.with_suffix(".pipe"))  # to open it would take forever
+    os.mkfifo(other.with_suffix(".pipe"))  # opening it would take forever
     os.replace(other.with_suffix(".pipe"), other)
     with pytest.raises(StoreError, match="elsewhere"):
         read(path)
@@ -267,7 +267,7 @@ def test_a_bomb_of_zeros_is_read_in_pieces(tmp_path: Path, rng) -> None:
 def test_chunks_that_unpack_to_another_size(
     tmp_path: Path, rng, content: bytes, place: int
 ) -> None:
-    """HDF5 would hand out memory of others behind a short one, or crash."""
+    """HDF5 would hand out the memory behind a short chunk, or crash."""
     path = write_file(tmp_path / "f.h5", test=make_split(rng, 40, width=600))
     with h5py.File(path, "a") as file:
         values = file[FC7][:]
@@ -285,7 +285,7 @@ def test_chunks_that_unpack_to_another_size(
 
 
 def test_chunks_that_are_not_packed(tmp_path: Path, rng) -> None:
-    """Filters that make a chunk no smaller are left out, chunk by chunk."""
+    """HDF5 leaves out a filter for each chunk that it would not make smaller."""
     path = write_file(tmp_path / "f.h5", test=make_split(rng, 40, width=600))
     with h5py.File(path, "a") as file:
         del file[FC7]
@@ -360,7 +360,7 @@ def test_chunks_out_of_place(place: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("ask", [describe, verify])
 def test_places_of_chunks_are_compared(tmp_path: Path, rng, monkeypatch, ask) -> None:
-    """As many chunks as there should be, one of them twice and one of them nowhere."""
+    """The number of chunks is right, but one is there twice and one is missing."""
     path = tmp_path / "f.h5"
     split = make_split(rng, 300, width=600)
     write_features(path, {**SETTINGS, "compression": "gzip"}, {"test": split})
@@ -397,7 +397,7 @@ def test_a_chunk_that_is_there_twice(path: Path) -> None:
     _one_place_twice(path)
     with pytest.raises(StoreError, match=f"lie elsewhere, in .*{FC7}"):
         describe(path)
-    with pytest.raises(StoreError, match=f"found damage in {FC7}: no values, or such"):
+    with pytest.raises(StoreError, match=f"found damage in {FC7}: no values, or val"):
         verify(path)
 
 

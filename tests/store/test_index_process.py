@@ -50,7 +50,7 @@ def _runs(monkeypatch: pytest.MonkeyPatch, work: str) -> None:
 
 
 def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch, path: Path) -> None:
-    """One over which libhdf5 goes round for ever."""
+    """On this one libhdf5 does not come to an end."""
     monkeypatch.setattr(index_process, "CPU_SECONDS", 0)
     name = "libhdf5-went-round-in-a-heap.gz"
     damaged = ROOT / "tests" / "reliability" / "corpus" / "features" / name
@@ -86,7 +86,7 @@ def test_a_process_that_hangs_up_and_stays_is_ended(path: Path, monkeypatch) -> 
 def test_a_crash_is_an_error(
     ask: Callable[[Path], Any], path: Path, monkeypatch
 ) -> None:
-    """Also one that comes after a whole answer."""
+    """So is one that comes after a whole answer."""
     _runs(
         monkeypatch,
         "from fishing.store import index; import os; index.os._exit = lambda _: "
@@ -129,10 +129,6 @@ def test_an_answer_that_is_none_is_an_error(
         ask(path)
 
 
-def _answer(path: Path, task: str = "read_index") -> dict[str, Any]:
-    return index_process.ask(task, OpenFile(path))
-
-
 def _with(where: str, value: object) -> Callable[[dict[str, Any]], None]:
     """Change one entry of an answer."""
 
@@ -173,7 +169,7 @@ def _with(where: str, value: object) -> Callable[[dict[str, Any]], None]:
 )
 def test_no_number_of_the_process_is_trusted(path: Path, monkeypatch, change) -> None:
     """Damage may have led HDF5 astray, and the process with it."""
-    answer = _answer(path)
+    answer = index_process.ask("read_index", OpenFile(path))
     change(answer)
     monkeypatch.setattr(index_process, "start", _Child(json.dumps(answer).encode()))
     with pytest.raises(StoreError, match="expected a whole features file, found"):
@@ -192,7 +188,7 @@ def test_an_answer_of_any_length_is_not_kept(path: Path, monkeypatch) -> None:
 def test_the_index_is_of_the_file_that_was_opened(path: Path, rng, monkeypatch) -> None:
     start = index_process.start
 
-    def late(task: str, descriptor: int, pipe: int) -> index_process.Child:
+    def late(task: str, descriptor: int, pipe: int) -> subprocess.Popen[bytes]:
         write_file(path.with_name("g.h5"), other=make_split(rng, 3))
         os.replace(path.with_name("g.h5"), path)
         return start(task, descriptor, pipe)

@@ -30,7 +30,7 @@ BLOB = "forward/x7"
 
 
 class Stored(NamedTuple):
-    """Rows in a file, and the array that they are."""
+    """Rows in a file, and the array that they equal."""
 
     rows: StoredRows
     array: np.ndarray
@@ -189,7 +189,7 @@ def test_a_file_that_nobody_uses_is_closed(path: Path) -> None:
 
 
 def test_a_file_is_closed_once_its_bytes_are_read(path: Path) -> None:
-    """Else a thread could read from what another one opens under the same number."""
+    """Otherwise a thread could read what another one opens under the same number."""
     file = OpenFile(path)
     descriptor = file.descriptor
     assert descriptor is not None
@@ -233,7 +233,7 @@ def test_a_fork_reads_while_a_thread_reads(path: Path) -> None:
 
 
 def test_the_file_that_was_opened_is_read(path: Path, tmp_path: Path) -> None:
-    """Not another one that gets its name."""
+    """A file that later takes its name is not read."""
     with FeaturesFile(path) as file:
         rows = file["test"].blobs[BLOB]
         expected = rows[:]

@@ -30,7 +30,7 @@ def _list(split: str, n: int = 10) -> ImageList:
 
 
 def _blobs(start: int, n: int) -> dict[str, np.ndarray]:
-    """Rows that tell which image and blob they are of."""
+    """Make rows that tell which image and blob they belong to."""
     rows = np.arange(start, start + n, dtype=np.float32)[:, None]
     return {b: rows + 100 * k + np.zeros((1, 3)) for k, b in enumerate(BLOBS)}
 
@@ -139,7 +139,7 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, file: str) -> None:
 
 @pytest.mark.parametrize("file", ["test.journal", "test.rows", "settings.json"])
 def test_no_flipped_bit_passes(tmp_path: Path, file: str) -> None:
-    """It costs batches, or is refused; what is published is right to the last bit."""
+    """It costs batches, or is refused; published values are right to the last bit."""
     whole = _write(tmp_path / "whole.h5", "test")
     path, work = tmp_path / "f.h5", tmp_path / "f.h5.partial"
     with FeaturesWriter(path, SETTINGS) as writer:
@@ -190,7 +190,7 @@ def test_no_flipped_bit_passes(tmp_path: Path, file: str) -> None:
     ids=str,
 )  # fmt: skip
 def test_entries_that_cannot_be_do_not_count(tmp_path: Path, change) -> None:
-    """Even such as have a right checksum."""
+    """They do not even with a correct checksum."""
     path = tmp_path / "f.h5"
     with FeaturesWriter(path, SETTINGS) as writer:
         writer.open_split(_list("test"), WIDTHS)
@@ -297,7 +297,7 @@ def test_other_settings_are_refused(tmp_path: Path, key: str, finished: bool) ->
 
 
 def test_a_setting_that_only_one_side_has_is_refused(tmp_path: Path) -> None:
-    """Such as gpu_math, which is recorded where it is tf32."""
+    """An example is gpu_math, which is recorded only if it is tf32."""
     path, more = tmp_path / "f.h5", {**SETTINGS, "gpu_math": "tf32"}
     with FeaturesWriter(path, more) as writer:
         writer.open_split(_list("test"), WIDTHS)
@@ -523,7 +523,7 @@ def test_a_disk_that_is_full_in_the_end(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_storage_is_refused(tmp_path: Path, storage, finished: bool) -> None:
-    """Also where the one or the other is the default, which no file records."""
+    """So it is if one of them is the default, which no file records."""
     (key,) = storage
     for i, (first, second) in enumerate([(storage, {}), ({}, storage)]):
         path = tmp_path / f"{i}.h5"
