@@ -25,7 +25,6 @@ from fishing.store import (
     FeaturesFile,
     Rows,
     Split,
-    verify,
     with_storage,
     write_features,
 )
@@ -82,7 +81,7 @@ def temper(
         todo = {o: tau for o, tau in outputs.items() if not _is_there(o, tau, file)}
         if todo:
             spec = recorded_net(file.settings, file.path, spec)
-            verify(path, progress)  # damage must not get new checksums
+            file.verify(progress)  # damage must not get new checksums
             steps = read_steps(spec, _widths(file))
             for target, tau in todo.items():
                 _write(target, tau, file, steps, progress)

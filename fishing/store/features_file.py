@@ -78,7 +78,8 @@ class FeaturesFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = _open(path)
-        self.settings, self.splits = _read(self._file, ask("read_index", self._file))
+        self._index = ask("read_index", self._file)
+        self.settings, self.splits = _read(self._file, self._index)
 
     def __enter__(self) -> FeaturesFile:
         return self
@@ -113,6 +114,16 @@ class FeaturesFile:
                 f"{' '.join(self.splits)}; extract it too, or choose among these"
             )
         return self.splits[name]
+
+    def verify(self, progress: Progress = silent) -> None:
+        """Check that all values are as they were written, to the last bit.
+
+        Raises
+        ------
+        StoreError
+            If some are not; the message names the damaged datasets.
+        """
+        _refuse_damage(self._file, self._index, progress)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -163,15 +174,21 @@ def verify(path: Path, progress: Progress = silent) -> None:
         _read(file, index)
     except StoreError as error:
         refusal, index = error, ask("survey", file)
+    _refuse_damage(file, index, progress)
+    if refusal is not None:
+        raise refusal
+
+
+def _refuse_damage(
+    file: OpenFile, index: Mapping[str, Any], progress: Progress
+) -> None:
     damage = find_damage(file, index, progress)
     if damage:
         found = "; ".join(f"{name}: {reason}" for name, reason in damage.items())
         raise StoreError(
-            f"{path}: expected what was written, found damage in {found}; take a copy "
-            "of the file, or extract anew with --overwrite"
+            f"{file.path}: expected what was written, found damage in {found}; take a "
+            "copy of the file, or extract anew with --overwrite"
         )
-    if refusal is not None:
-        raise refusal
 
 
 def _open(path: Path) -> OpenFile:

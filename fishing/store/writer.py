@@ -21,7 +21,7 @@ from fishing.errors import StoreError, one_line
 from fishing.files import is_unfinished, lock, name_whole_file, sync_folder
 from fishing.images import ImageList
 from fishing.progress import Progress, silent
-from fishing.store.features_file import FeaturesFile, verify
+from fishing.store.features_file import FeaturesFile
 from fishing.store.format import FORMAT_VERSION
 from fishing.store.journal import Journal, check_list
 from fishing.store.settings import check_same_settings, read_record, write_record
@@ -263,8 +263,8 @@ class FeaturesWriter:
         if not self._published:
             write_features(self._whole, self._settings, new, report)
             return
-        verify(self.path, progress)  # damage must not get new checksums
         with FeaturesFile(self.path) as old:
+            old.verify(progress)  # damage must not get new checksums
             splits = {**old.splits, **new}
             write_features(self._whole, self._settings, splits, report)
 
