@@ -36,8 +36,8 @@ def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float
     Returns
     -------
     ndarray of float32, shape (n, n_parts * width)
-        The parts of dW7 are x6 and dE/dy7. Zeros, which change no inner product, make
-        narrow parts as wide as the widest.
+        The parts of dW7 are x6 and dE/dy7. Narrow parts are padded with zeros, which
+        change no inner product, to the width of the widest.
 
     Raises
     ------
@@ -63,9 +63,9 @@ def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float
 class TraceKernel(BaseEstimator):  # type: ignore[misc]
     """The kernel of a feature on paired rows, for ``SVC(kernel=TraceKernel())``.
 
-    Of an activation it is the linear kernel; of a gradient, the trace kernel of eq. 12,
-    Tr(A^T B) = (x_A . x_B) (g_A . g_B); and of a sum, the mean of the kernels of its
-    summands. Each part is l2-normalised by itself.
+    It is the linear kernel for an activation, the trace kernel of eq. 12,
+    Tr(A^T B) = (x_A . x_B) (g_A . g_B), for a gradient, and the mean of the kernels of
+    its summands for a sum. Each part is l2-normalised by itself.
 
     Parameters
     ----------

@@ -34,8 +34,8 @@ def all_labels(split: Split, name: str, classes: Sequence[str]) -> NDArray[np.in
     name : str
         Its name, for messages.
     classes : sequence of str
-        One for each column of the labels. A class that the split does not know has only
-        negatives in it.
+        One for each column of the labels. Where the split does not know a class, all of
+        its images are negatives.
 
     Returns
     -------

@@ -32,13 +32,13 @@ def write_report(
     data: Path | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """Write the page of one evaluation.
+    """Write a page of tables and pictures of one evaluation.
 
     Parameters
     ----------
     results : Path
-        A folder that `fishing.evaluate.write_results` made. The page also shows results
-        of the same images at other temperatures, from folders in it.
+        A folder that `fishing.evaluate.write_results` made. If folders in it have
+        results of the same images at other temperatures, the page shows them too.
     output : Path
         A folder for ``index.html``, and for the plots in ``plots/``.
     features : Path, optional
@@ -105,8 +105,8 @@ def _check_source(source: dict[str, Any]) -> None:
     for key, kind in _SOURCE.items():
         if not isinstance(source.get(key), kind):
             raise EvaluationError(
-                f"expected results that record the {key} of their features, found none "
-                "of them; evaluate anew"
+                f"expected results that record the {key} of their features, found "
+                f"{source.get(key)!a:.100}; evaluate anew"
             )
 
 
