@@ -88,7 +88,7 @@ def required_labels(labels: NDArray[np.int8] | None, name: str) -> NDArray[np.in
     if labels is None:
         raise EvaluationError(
             f"expected labels in split '{name}', found none; only labelled splits can "
-            "be evaluated"
+            "be learnt from and evaluated"
         )
     return labels
 
