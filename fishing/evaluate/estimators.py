@@ -223,23 +223,20 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 def _images(X: Any) -> list[Any]:
     """List the images; refuse a single one, whose items are not images."""
-    found = ""
-    if isinstance(X, str | os.PathLike):
-        found = f"one path, '{X}'"
-    elif isinstance(X, np.ndarray) and X.ndim == 3 and X.shape[2] in (3, 4):
-        found = f"one picture, shape {X.shape}"
-    elif hasattr(X, "columns"):
+    if hasattr(X, "columns"):
         raise DataError(
             "expected a sequence of images, found a table; name the column that holds "
             "their paths"
         )
+    if isinstance(X, str | os.PathLike):
+        found = f"one path, '{X}'"
+    elif isinstance(X, np.ndarray) and X.ndim == 3 and X.shape[2] in (3, 4):
+        found = f"one picture, shape {X.shape}"
     elif not isinstance(X, Iterable):
         found = f"one {type(X).__name__}"
-    if found:
-        raise DataError(
-            f"expected a sequence of images, found {found}; put it in a list"
-        )
-    return list(X)
+    else:
+        return list(X)
+    raise DataError(f"expected a sequence of images, found {found}; put it in a list")
 
 
 def _image(item: Any) -> Path | NDArray[np.uint8]:

@@ -163,10 +163,10 @@ def _widths(file: FeaturesFile) -> dict[str, int]:
     """Count the values per image of each blob; refuse a file that lacks one."""
     split = next(iter(file.splits.values()))
     widths = {name: rows.shape[1] for name, rows in split.blobs.items()}
-    depth = max((_DEPTHS.get(name, -1) for name in widths), default=-1)
-    needed = [*map(forward_blob, head_names(depth + 1)[1:-1])] if depth >= 0 else []
+    depths = [_DEPTHS[name] for name in widths if name in _DEPTHS]
+    needed = map(forward_blob, head_names(max(depths) + 1)[1:-1]) if depths else ()
     missing = [name for name in needed if name not in widths]
-    if missing or not needed:
+    if missing or not depths:
         raise StoreError(
             f"{file.path}: expected {missing[0] if missing else 'gradients'}, found "
             f"{' '.join(widths)}; extract all features, or extract anew with "

@@ -88,13 +88,14 @@ def blobs_of_feature(
 
 
 class Kernel:
-    """A kernel whose rows are computed when they are asked for.
+    """A kernel whose rows are computed when they are sliced.
 
     It is the mean over summands of the entrywise product of Gram matrices.
 
     Parameters
     ----------
     summands : sequence of sequences of ndarray of float32, shape (n, m)
+        The Gram matrices of each summand.
 
     Attributes
     ----------
@@ -152,7 +153,7 @@ class Kernels:
         -------
         K_train : ndarray of float64, shape (n_train, n_train)
         K_test : Kernel, shape (n_test, n_train)
-            Sliced by rows.
+            To be sliced by rows.
 
         Raises
         ------
@@ -167,7 +168,7 @@ class Kernels:
         return K_train, test
 
     def by_rows(self, feature: str) -> tuple[Kernel, Kernel]:
-        """Compute the kernel as `__call__` does, but K_train by rows, as K_test is."""
+        """Compute both kernels as `__call__` does, but K_train is to be sliced too."""
         choose_features([feature], self._train.blobs)
         grams = {blob: self._gram(blob) for blob in sorted(feature_blobs(feature))}
         train, test = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -127,23 +128,18 @@ def _tempered(
 
 
 def _commands(record: dict[str, Any]) -> list[str]:
-    """Write the commands that make these results."""
-    source = record["source"]
+    """Write the commands that make these results, quoted for a shell."""
+    source, train, test = (record[key] for key in ("source", "train", "test"))
     file = Path(record["features_file"]).name
-    storage = [
-        f"--{key} {source[key]}" for key in ("dtype", "compression") if key in source
-    ]
+    extract = ["fishing", "extract", "--net", source["net"]]
+    extract += ["--split", train, "--split", test, "--backend", source["backend"]]
+    extract += ["--temperature", f"{source['temperature']:g}"]
+    for key in ("dtype", "compression"):
+        if key in source:
+            extract += [f"--{key}", str(source[key])]
     if source.get("gpu_math") == "tf32":
-        storage += ["--device gpu:0", "--tf32"]
-    extract = [
-        f"fishing extract --net {source['net']}",
-        f"--split {record['train']} --split {record['test']}",
-        f"--backend {source['backend']} --temperature {source['temperature']:g}",
-        *storage,
-        f"--output {file}",
-    ]
-    evaluate = [
-        f"fishing evaluate {file} --train {record['train']} --test {record['test']}",
-        f"--protocol {record['protocol']} -C {record['C']:g}",
-    ]
-    return [" ".join(extract), " ".join(evaluate)]
+        extract += ["--device", "gpu:0", "--tf32"]
+    extract += ["--output", file]
+    evaluate = ["fishing", "evaluate", file, "--train", train, "--test", test]
+    evaluate += ["--protocol", record["protocol"], "-C", f"{record['C']:g}"]
+    return [shlex.join(extract), shlex.join(evaluate)]

@@ -155,8 +155,12 @@ class Sections:
         gained, lost = moves(
             self.ranked, self.baseline, self.challenger, column, _MOVED
         )
-        pair = dict.fromkeys((self.baseline, self.challenger))
         labels = self.ranked.labels[:, column]
+
+        def picture(image: int) -> dict[str, Any]:
+            place = int(image)
+            return {"image": self.thumbnails(place), "id": self.ranked.image_id[place]}
+
         return {
             "name": name,
             "n_positive": int((labels > 0).sum()),
@@ -168,27 +172,17 @@ class Sections:
             ),
             "rankings": {
                 feature: [
-                    {
-                        "image": self.thumbnails(int(i)),
-                        "id": self.ranked.image_id[i],
-                        "rank": place,
-                        "is_right": bool(labels[i] > 0),
-                    }
+                    {**picture(i), "rank": place, "is_right": bool(labels[i] > 0)}
                     for place, i in enumerate(
                         self.ranked.order(feature, column)[:_TOP], 1
                     )
                 ]
-                for feature in pair
+                for feature in (self.baseline, self.challenger)
             },
             "moves": {
                 key: [
-                    {
-                        "image": self.thumbnails(move.image),
-                        "id": self.ranked.image_id[move.image],
-                        "before": move.before,
-                        "after": move.after,
-                    }
-                    for move in found
+                    {**picture(m.image), "before": m.before, "after": m.after}
+                    for m in found
                 ]
                 for key, found in (("gained", gained), ("lost", lost))
             },

@@ -103,21 +103,21 @@ def search_photo(
         If the file lacks a feature, or k is not positive.
     """
     with FeaturesFile(path) as file:
-        chosen, names = _choose(file, features, k, splits)
+        searched, names = _choose(file, features, k, splits)
         spec = recorded_net(file.settings, file.path, spec)
         expected = file.settings["preprocess"]
         found = Preprocess(spec.input_size, spec.mean).describe()
         if found != expected:
             raise StoreError(
                 f"{path} was made with another preprocess: expected {expected}, found "
-                f"{found} of {spec.folder}; name the net that it was made with by --net"
+                f"{found} in {spec.folder}; name the net that it was made with by --net"
             )
         tf32 = file.settings.get("gpu_math") == "tf32"
         if tf32 and device == "cpu":
             _log.warning(
                 "%s was made with TF32, which no CPU has: the photo is computed in "
-                "float32, and its similarities are slightly off; --device gpu:0 "
-                "computes it as the file was",
+                "float32, and its similarities are slightly off; use --device gpu:0 "
+                "to compute it as the file was",
                 path,
             )
         settings = ExtractionSettings(
@@ -127,7 +127,7 @@ def search_photo(
             tf32=tf32 and device != "cpu",
         )
         query = compute_blobs(settings, [photo], device=device)
-        return _nearest(query, names, k, chosen, (), progress)
+        return _nearest(query, names, k, searched, (), progress)
 
 
 def search_id(
@@ -151,12 +151,12 @@ def search_id(
         If the file lacks a feature, or k is not positive.
     """
     with FeaturesFile(path) as file:
-        chosen, names = _choose(file, features, k, splits)
+        searched, names = _choose(file, features, k, splits)
         for name, split in file.splits.items():
             if image_id in split.image_id:
                 i = split.image_id.index(image_id)
                 query = {blob: rows[i : i + 1] for blob, rows in split.blobs.items()}
-                return _nearest(query, names, k, chosen, (image_id,), progress)
+                return _nearest(query, names, k, searched, (image_id,), progress)
             if image_id in split.failed_id:
                 raise StoreError(
                     f"{path}: expected a row of '{image_id}', found that it could not "
@@ -174,9 +174,9 @@ def _choose(
     """Choose the splits and the features; refuse what cannot be searched."""
     if k < 1:
         raise EvaluationError(f"expected k of 1 or more, found {k}")
-    chosen = {name: file.split(name) for name in splits or file.splits}
+    searched = {name: file.split(name) for name in splits or file.splits}
     blobs = next(iter(file.splits.values())).blobs
-    return chosen, choose_features(features or [main_feature(blobs)], blobs)
+    return searched, choose_features(features or [main_feature(blobs)], blobs)
 
 
 def _nearest(
@@ -252,7 +252,7 @@ def format_neighbours(found: Mapping[str, Sequence[Neighbour]]) -> str:
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Align cells with those of other rows, the numbers of two columns to the right."""
+    """Pad cells to the widths of their columns; the first two are set to the right."""
     return "  ".join(
         f"{cell:>{width}}" if i < 2 else f"{cell:<{width}}"
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
