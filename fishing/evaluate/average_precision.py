@@ -20,9 +20,9 @@ def average_precision_11point(labels: ArrayLike, scores: ArrayLike) -> float:
     Parameters
     ----------
     labels : array_like of int, shape (n_samples,)
-        1 positive, -1 negative; 0 is difficult, and left out.
+        1 is positive and -1 negative; images with 0, which are difficult, are left out.
     scores : array_like of float, shape (n_samples,)
-        The largest ranks first, and -inf last. Equal scores keep their order.
+        The largest score ranks first, and -inf last. Equal scores keep their order.
 
     Returns
     -------
@@ -49,9 +49,8 @@ def average_precision_11point(labels: ArrayLike, scores: ArrayLike) -> float:
 def average_precision_area(labels: ArrayLike, scores: ArrayLike) -> float:
     """Compute average precision as the area under the monotone curve (VOCap, 2010 on).
 
-    Precision is first made to fall with recall: p(r) = max over r' >= r of p(r').
-
-    Parameters, Returns and Raises are those of `average_precision_11point`.
+    Precision is first made monotone: p(r) = max over r' >= r of p(r'). Parameters,
+    Returns and Raises are those of `average_precision_11point`.
 
     Examples
     --------
@@ -68,9 +67,8 @@ def average_precision_area(labels: ArrayLike, scores: ArrayLike) -> float:
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     """Compute average precision without interpolation, as is usual for retrieval.
 
-    It is the mean over the positives of the precision at their ranks.
-
-    Parameters, Returns and Raises are those of `average_precision_11point`.
+    It is the mean over the positives of the precision at their ranks. Parameters,
+    Returns and Raises are those of `average_precision_11point`.
 
     Examples
     --------

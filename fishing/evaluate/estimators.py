@@ -36,8 +36,8 @@ def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float
     Returns
     -------
     ndarray of float32, shape (n, n_parts * width)
-        The parts of dW7 are x6 and dE/dy7. Zeros, which change no inner product, make
-        narrow parts as wide as the widest.
+        The parts of dW7 are x6 and dE/dy7. Narrow parts are padded with zeros, which
+        change no inner product, to the width of the widest.
 
     Raises
     ------
@@ -63,9 +63,9 @@ def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float
 class TraceKernel(BaseEstimator):  # type: ignore[misc]
     """The kernel of a feature on paired rows, for ``SVC(kernel=TraceKernel())``.
 
-    Of an activation it is the linear kernel; of a gradient, the trace kernel of eq. 12,
-    Tr(A^T B) = (x_A . x_B) (g_A . g_B); and of a sum, the mean of the kernels of its
-    summands. Each part is l2-normalised by itself.
+    It is the linear kernel for an activation, the trace kernel of eq. 12,
+    Tr(A^T B) = (x_A . x_B) (g_A . g_B), for a gradient, and the mean of the kernels of
+    its summands for a sum. Each part is l2-normalised by itself.
 
     Parameters
     ----------
@@ -223,23 +223,20 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 def _images(X: Any) -> list[Any]:
     """List the images; refuse a single one, whose items are not images."""
-    found = ""
-    if isinstance(X, str | os.PathLike):
-        found = f"one path, '{X}'"
-    elif isinstance(X, np.ndarray) and X.ndim == 3 and X.shape[2] in (3, 4):
-        found = f"one picture, shape {X.shape}"
-    elif hasattr(X, "columns"):
+    if hasattr(X, "columns"):
         raise DataError(
             "expected a sequence of images, found a table; name the column that holds "
             "their paths"
         )
+    if isinstance(X, str | os.PathLike):
+        found = f"one path, '{X}'"
+    elif isinstance(X, np.ndarray) and X.ndim == 3 and X.shape[2] in (3, 4):
+        found = f"one picture, shape {X.shape}"
     elif not isinstance(X, Iterable):
         found = f"one {type(X).__name__}"
-    if found:
-        raise DataError(
-            f"expected a sequence of images, found {found}; put it in a list"
-        )
-    return list(X)
+    else:
+        return list(X)
+    raise DataError(f"expected a sequence of images, found {found}; put it in a list")
 
 
 def _image(item: Any) -> Path | NDArray[np.uint8]:

@@ -89,7 +89,7 @@ def evaluate(
                 f"and positives in '{test}', found none"
             )
         kernels = Kernels(training, testing)
-        scores = dict.fromkeys(chosen, np.empty(0))
+        scores: dict[str, Any] = dict.fromkeys(chosen)  # in the order of the table
         for done, feature in enumerate(order):
             kernels.keep(set().union(*map(feature_blobs, order[done:])))
             progress(feature, done, len(order), "features")
@@ -102,7 +102,7 @@ def evaluate(
                 raise EvaluationError(
                     f"expected memory for kernels of {len(training)} by "
                     f"{len(training)} and {len(testing)} by {len(training)}, found "
-                    "too little of it; use fewer images"
+                    "too little; use fewer images"
                 ) from None
             scores[feature] = with_failed(values, testing, usable)
         progress(order[-1], len(order), len(order), "features")
@@ -164,13 +164,13 @@ def _usable_classes(
 
 
 def _protocol(devkit: str) -> str:
-    """Choose the measure of the devkit's year: VOC went over to the area in 2010."""
+    """Choose the protocol of the devkit's year: VOC changed to the area in 2010."""
     year = re.fullmatch(r"VOC(\d{4})", devkit)
     return "voc2012" if year and int(year[1]) >= 2010 else "voc2007"
 
 
 def _versions() -> dict[str, str]:
-    """List the versions of what computes an evaluation."""
+    """List the versions of the libraries that compute an evaluation."""
     return {
         "fishing": __version__,
         "python": platform.python_version(),

@@ -34,8 +34,8 @@ def all_labels(split: Split, name: str, classes: Sequence[str]) -> NDArray[np.in
     name : str
         Its name, for messages.
     classes : sequence of str
-        One for each column of the labels. A class that the split does not know has only
-        negatives in it.
+        One for each column of the labels. Where the split does not know a class, all of
+        its images are negatives.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def required_labels(labels: NDArray[np.int8] | None, name: str) -> NDArray[np.in
     if labels is None:
         raise EvaluationError(
             f"expected labels in split '{name}', found none; only labelled splits can "
-            "be evaluated"
+            "be learnt from and evaluated"
         )
     return labels
 

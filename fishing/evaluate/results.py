@@ -1,8 +1,8 @@
 """The outcome of an evaluation, and the folder of results that holds it.
 
-A folder of results may come from anywhere. Reading checks that its record has the
-parts, types and names that `fishing evaluate` writes, and that no class, feature or
-split names a file elsewhere.
+A folder of results may come from anywhere. When it is read, its record must have the
+parts, types and names that `fishing evaluate` writes, and no class, feature or split
+may name a file outside the folder.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ class Evaluation:
     ----------
     record : dict
         ``protocol``, ``train``, ``test``, ``C``, ``classes``, ``features`` (with
-        ``mAP`` and ``AP`` by class, in [0, 1], None for a class that has no positive
-        in one of the splits), ``source``: how the features were made, ``lists``: the
-        SHA-256 of both splits' lists, and ``versions`` of what computed it.
+        ``mAP`` and ``AP`` by class, in [0, 1], None for a class that has no positive in
+        one of the splits), ``source``: how the features were made, ``lists``: the
+        SHA-256 of both splits' lists, and ``versions`` of the libraries.
     image_id : tuple of str, length n
         All images of the test split, in the order of its list.
     scores : dict of str to ndarray of float64, shape (n, n_classes)
@@ -56,10 +57,10 @@ class Evaluation:
 def write_results(evaluation: Evaluation, folder: Path) -> Path:
     """Write an evaluation into a folder.
 
-    ``table.txt`` is the table. ``<feature>/comp1_cls_<test>_<class>.txt`` hold lines
-    ``id score`` as the VOC server takes them, for all images with a score.
-    ``results.json``, which is written last, is the record; its ``features_file`` is the
-    path from the folder to the features file.
+    ``table.txt`` is the table. Files ``<feature>/comp1_cls_<test>_<class>.txt`` hold
+    lines ``id score``, as the VOC server takes them, for all images with a score.
+    ``results.json``, which is written last, is the record with one more entry,
+    ``features_file``: the path from the folder to the features file.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def write_results(evaluation: Evaluation, folder: Path) -> Path:
                 ]
                 write_whole(_scores_file(folder, record, feature, name), "".join(lines))
         write_whole(folder / "table.txt", format_table(record) + "\n")
-        # Relative: folders that are moved together keep together, and have equal bytes.
+        # A relative path still holds after both are moved together.
         features = evaluation.path.parent.resolve() / evaluation.path.name
         way = Path(os.path.relpath(features, folder.resolve())).as_posix()
         record = {**record, "features_file": way}
@@ -112,8 +113,8 @@ def read_results(folder: Path) -> Evaluation:
     Returns
     -------
     Evaluation
-        Of the images that have a score, in the order of the files. Scores are rounded
-        to nine digits.
+        It has only the images with a score, in the order of the files. Scores are
+        rounded to nine digits.
 
     Raises
     ------
@@ -128,11 +129,9 @@ def read_results(folder: Path) -> Evaluation:
         ]
         for feature in record["features"]
     }
-    images: dict[str, int] = {}
-    for of_feature in columns.values():
-        for column in of_feature:
-            for image_id in column:
-                images.setdefault(image_id, len(images))
+    found = (column for of_feature in columns.values() for column in of_feature)
+    ids = dict.fromkeys(chain.from_iterable(found))
+    images = {image_id: row for row, image_id in enumerate(ids)}
     scores = {}
     for feature, of_feature in columns.items():
         scores[feature] = np.full((len(images), len(of_feature)), np.nan)

@@ -14,7 +14,7 @@ from fishing.kernels import Kernel
 from fishing.processes import in_threads
 from fishing.store import row_blocks
 
-_MAX_C = 1e12  # LIBSVM may not come to an end beyond it
+_MAX_C = 1e12  # beyond it LIBSVM may not end
 
 
 def decision_function(
@@ -32,7 +32,7 @@ def decision_function(
     ----------
     K_train : ndarray of float64, shape (n_train, n_train)
     K_test : ndarray of float64 or Kernel, shape (n_test, n_train)
-        Sliced a few rows at a time.
+        It is sliced a few rows at a time.
     labels : ndarray of int8, shape (n_train, n_classes)
         1, -1 or 0 (neither).
     C : float
@@ -105,9 +105,9 @@ def _check_finite(K: NDArray[np.float64]) -> None:
 
 @cache
 def _numbers_all_samples() -> bool:
-    """Find out whether SVC.support_ counts the samples of weight 0.
+    """Find out whether the indices SVC.support_ count the samples of weight 0.
 
-    So far it numbers only the others (scikit-learn #27763).
+    So far they count only the others (scikit-learn #27763).
     """
     svm = SVC(kernel="precomputed")
     svm.fit(np.eye(3), [1, 1, -1], sample_weight=[0, 1, 1])

@@ -39,9 +39,7 @@ def format_table(record: dict[str, Any], width: int | None = None) -> str:
     for name in record["classes"]:
         columns.append((name, [r["AP"][name] for r in results.values()]))
     label = max(map(len, results))
-    fitting = len(columns)
-    if width is not None:
-        fitting = max(1, (width - label) // _COLUMN)
+    fitting = len(columns) if width is None else max(1, (width - label) // _COLUMN)
     blocks = []
     for start in range(0, len(columns), fitting):
         cells = [
@@ -68,13 +66,13 @@ def by_temperature(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns
     -------
     dict
-        The first record, with a row for each temperature of a gradient. Activations do
-        not depend on the temperature, and have one row.
+        The first record, with one row for each temperature of a gradient. Activations
+        have one row, since they do not depend on the temperature.
 
     Raises
     ------
     EvaluationError
-        If they differ in more than the temperature, or do not differ in it.
+        If the records differ in more than the temperature, or not in it.
     """
     first = records[0]
     features: dict[str, Any] = {}

@@ -33,43 +33,20 @@ _Array = NDArray[np.float32]
 
 
 class Step(NamedTuple):
-    """A step down the head, from one inner product to the next.
+    """A step down the head, from one inner product to the next."""
 
-    Attributes
-    ----------
-    blob : str
-        The activation x_k below the inner product, such as ``forward/x7``.
-    weights : ndarray of float32, shape (d_above, d)
-        W_{k+1} of the inner product, as Caffe stores it.
-    derivative : callable
-        Takes x_k, of shape (n, d), and returns f'(y_k), of the same shape.
-    """
-
-    blob: str
-    weights: _Array
-    derivative: Callable[[_Array], _Array]
+    blob: str  # the activation x_k below the inner product, such as "forward/x7"
+    weights: _Array  # W_{k+1} of the inner product, as Caffe stores it: (d_above, d)
+    derivative: Callable[[_Array], _Array]  # from x_k to f'(y_k)
 
 
 def gradient(
     blobs: Mapping[str, Rows], steps: Sequence[Step], tau: float, key: Any
 ) -> _Array:
-    """Compute dE/dy_k of some rows, as many steps below the logits as are given.
+    """Compute dE/dy_k of the rows that a key selects from the blobs of a features file.
 
-    Parameters
-    ----------
-    blobs : mapping of str to array_like of float32, shape (n, d)
-        The blobs of a features file.
-    steps : sequence of Step
-        No step for dE/dy8, the first one for dE/dy7, the first two for dE/dy6.
-    tau : float
-        The temperature.
-    key : slice or array of int
-        The rows.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, d_k)
-        Not finite if `tau` is so small that float32 cannot hold the gradient.
+    It takes no step to dE/dy8, the first step to dE/dy7, and the first two to dE/dy6.
+    Values are not finite if `tau` is so small that float32 cannot hold the gradient.
     """
     y = blobs[forward_blob("y8")][key].astype(np.float64)
     p = np.exp((y - y.max(axis=1, keepdims=True)) / tau)
@@ -83,25 +60,11 @@ def gradient(
 
 
 def read_steps(spec: NetSpec, widths: Mapping[str, int]) -> list[Step]:
-    """Read the part of a net that eq. 10 needs.
+    """Read the steps from the logits down to the lowest gradient of a features file.
 
-    Parameters
-    ----------
-    spec : NetSpec
-    widths : mapping of str to int
-        Values per image of the blobs of the features file, which has one gradient at
-        least. The steps lead to its lowest one.
-
-    Returns
-    -------
-    list of Step
-        From the logits down.
-
-    Raises
-    ------
-    NetError
-        If files are missing or malformed, if the net's head does not fit the features
-        file, or if f' does not follow from x_k.
+    `widths` has the values per image of the file's blobs, at least one of which is a
+    gradient. Raises a NetError if files are missing or malformed, if the net's head
+    does not fit the features file, or if f' does not follow from x_k.
     """
     lowest = min(k for k in range(1, LAST + 1) if backward_blob(k) in widths)
     keys = head_names(LAST + 1 - lowest)[:-1]
@@ -172,8 +135,8 @@ def _not_negative(layer: Any, name: str, value: float) -> np.float32:
     if not value >= 0:
         raise NetError(
             f"layer '{layer.name}' ({layer.type}): expected a {name} of 0 or more, "
-            f"found {value:g}: the sign of x then does not tell that of y; extract "
-            "anew with --temperature"
+            f"found {value:g}, with which y may be negative where x is positive; "
+            "extract anew with --temperature"
         )
     return np.float32(value)
 

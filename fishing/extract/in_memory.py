@@ -28,7 +28,7 @@ def compute_blobs(
     Parameters
     ----------
     settings : ExtractionSettings
-        ``dtype`` and ``compression``, which concern files, play no part.
+        ``dtype`` and ``compression`` are not used; they concern files only.
     images : sequence of Path or ndarray of uint8, shape (height, width, 3)
         Image files, or pictures in BGR.
     device : str
@@ -39,7 +39,7 @@ def compute_blobs(
     Returns
     -------
     dict of str to ndarray of float32, shape (n_images, d)
-        The blobs that a features file would hold of the images, by name.
+        By name, the blobs that a features file of the images would hold.
 
     Raises
     ------

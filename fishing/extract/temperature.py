@@ -43,18 +43,18 @@ def temper(
 ) -> list[Path]:
     """Write features files of other temperatures from an existing one.
 
-    Each is the same, up to rounding, as an extraction at that temperature makes it.
-    Outputs that are there already are left alone.
+    Each equals, up to rounding, the file that an extraction at that temperature writes.
+    Outputs that exist already are left alone.
 
     Parameters
     ----------
     path : Path
-        The features file, of float32.
+        The features file. Its values must be of float32.
     output : Path or str
         The file to write. ``{tau}`` in it stands for the temperature, and is required
         if there are several temperatures.
     temperatures : sequence of float
-        tau of eq. 10; positive.
+        Positive values of tau in eq. 10.
     spec : NetSpec, optional
         The net of the features file. By default, the one under models/ that it names.
     progress : Progress
@@ -132,14 +132,13 @@ def _is_there(output: Path, tau: float, file: FeaturesFile) -> bool:
         return False
     try:
         with FeaturesFile(output) as other:
-            is_same = other.settings == _settings(tau, file) and _lists(
-                other
-            ) == _lists(file)
+            same_settings = other.settings == _settings(tau, file)
+            is_same = same_settings and _lists(other) == _lists(file)
     except StoreError:
         is_same = False
     if not is_same:
         raise StoreError(
-            f"expected no file at {output}, or the one made of {file.path} at "
+            f"expected no file at {output}, or the one made from {file.path} at "
             f"temperature {tau:g}, found another; remove it, or choose another --output"
         )
     return True
@@ -154,8 +153,8 @@ def _check_dtype(file: FeaturesFile) -> None:
     dtype = with_storage(file.settings)["dtype"]
     if dtype != "float32":
         raise StoreError(
-            f"{file.path}: expected blobs of float32, found {dtype}, too coarse for "
-            "the softmax; extract anew with --temperature"
+            f"{file.path}: expected blobs of float32, found {dtype}, which is too "
+            "coarse for the softmax; extract anew with --temperature"
         )
 
 
@@ -163,10 +162,10 @@ def _widths(file: FeaturesFile) -> dict[str, int]:
     """Count the values per image of each blob; refuse a file that lacks one."""
     split = next(iter(file.splits.values()))
     widths = {name: rows.shape[1] for name, rows in split.blobs.items()}
-    depth = max((_DEPTHS.get(name, -1) for name in widths), default=-1)
-    needed = [*map(forward_blob, head_names(depth + 1)[1:-1])] if depth >= 0 else []
+    depths = [_DEPTHS[name] for name in widths if name in _DEPTHS]
+    needed = map(forward_blob, head_names(max(depths) + 1)[1:-1]) if depths else ()
     missing = [name for name in needed if name not in widths]
-    if missing or not needed:
+    if missing or not depths:
         raise StoreError(
             f"{file.path}: expected {missing[0] if missing else 'gradients'}, found "
             f"{' '.join(widths)}; extract all features, or extract anew with "

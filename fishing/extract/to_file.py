@@ -60,8 +60,8 @@ def extract(
 ) -> list[Extracted]:
     """Write the paired blobs of all images into a features file.
 
-    An interrupted extraction goes on where it was. Splits that the file has already are
-    left alone, and others are added.
+    An interrupted extraction is resumed. Splits that the file has already are left
+    alone, and others are added.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def _extract_split(
     strict: bool,
     progress: Progress,
 ) -> None:
-    """Run the images of a split that are left through the net."""
+    """Run those images of a split through the net that no earlier run has done."""
     start = writer.open_split(images, net.widths)
     n_ahead = (1 + net.n_at_once) * net.batch_size
     with (

@@ -6,7 +6,6 @@ from .features import feature_blobs as feature_blobs
 from .features import in_order_of_depth as in_order_of_depth
 from .features import main_feature as main_feature
 from .features import parse_feature as parse_feature
-from .gram_matrices import Gram as Gram
 from .gram_matrices import Kernel as Kernel
 from .gram_matrices import Kernels as Kernels
 from .gram_matrices import UnitRows as UnitRows

@@ -111,7 +111,7 @@ def choose_features(features: Iterable[str], blobs: Collection[str]) -> list[str
     Parameters
     ----------
     features : iterable of str
-        None of them means all of `available_features`. Repeated ones count once.
+        If there are none, all of `available_features`. Repeated ones count once.
     blobs : collection of str
 
     Returns
@@ -142,8 +142,8 @@ def choose_features(features: Iterable[str], blobs: Collection[str]) -> list[str
 def main_feature(blobs: Collection[str]) -> str:
     """Name the feature that stands for all: the deepest gradient but one.
 
-    With three inner products this is dW7, the paper's best. Where there is one gradient
-    only, it is that one; without any, the highest input of an inner product.
+    With three inner products this is dW7, the paper's best. If there is only one
+    gradient, it is that one; if there is none, the highest input of an inner product.
 
     Examples
     --------
@@ -158,9 +158,9 @@ def main_feature(blobs: Collection[str]) -> str:
 
 
 def in_order_of_depth(features: Iterable[str]) -> list[str]:
-    """Sort features such that few Gram matrices are needed at a time.
+    """Sort features so that few Gram matrices are needed at a time.
 
-    For the features of table 1, two blobs' Gram matrices are needed at most.
+    The features of table 1 need those of two blobs at most.
 
     Examples
     --------

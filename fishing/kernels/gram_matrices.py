@@ -1,8 +1,8 @@
 """Gram matrices of blobs, and the kernels of features that they make: eq. 12.
 
 Each blob is l2-normalised by itself. The kernel of an activation is the linear kernel
-x_A . x_B, that of a gradient the trace kernel Tr(A^T B) = (x_A . x_B) (g_A . g_B) of
-the rank-1 matrices x g^T. All products are made here, a panel of columns at a time.
+x_A . x_B, and that of a gradient is the trace kernel of the rank-1 matrices x g^T,
+Tr(A^T B) = (x_A . x_B) (g_A . g_B). Products are computed a panel of columns at a time.
 """
 
 from __future__ import annotations
@@ -88,13 +88,14 @@ def blobs_of_feature(
 
 
 class Kernel:
-    """A kernel whose rows are computed when they are asked for.
+    """A kernel whose rows are computed when they are sliced.
 
     It is the mean over summands of the entrywise product of Gram matrices.
 
     Parameters
     ----------
     summands : sequence of sequences of ndarray of float32, shape (n, m)
+        The Gram matrices of each summand.
 
     Attributes
     ----------
@@ -121,7 +122,7 @@ class Kernel:
 def feature_kernel(feature: str, grams: Mapping[str, Gram]) -> Kernel:
     """Combine the Gram matrices of blobs into the kernel of a feature.
 
-    A sum is the concatenation of its normalised parts, scaled back to unit norm: its
+    A sum is the concatenation of its normalised parts, scaled back to unit norm, so its
     kernel is the mean of theirs.
     """
     return Kernel([[grams[b] for b in factors] for factors in parse_feature(feature)])
@@ -152,7 +153,7 @@ class Kernels:
         -------
         K_train : ndarray of float64, shape (n_train, n_train)
         K_test : Kernel, shape (n_test, n_train)
-            Sliced by rows.
+            To be sliced by rows.
 
         Raises
         ------
@@ -167,7 +168,7 @@ class Kernels:
         return K_train, test
 
     def by_rows(self, feature: str) -> tuple[Kernel, Kernel]:
-        """Compute the kernel as `__call__` does, but K_train by rows, as K_test is."""
+        """Compute both kernels as `__call__` does, but K_train is to be sliced too."""
         choose_features([feature], self._train.blobs)
         grams = {blob: self._gram(blob) for blob in sorted(feature_blobs(feature))}
         train, test = (
@@ -192,7 +193,7 @@ class Kernels:
 
 
 def cosines(blob: str, a: Rows, b: Rows) -> Gram:
-    """Compute the cosines between the rows of a and b; shape (n_a, n_b)."""
+    """Compute the cosines between the rows of a and those of b; shape (n_a, n_b)."""
     rows = UnitRows(a, blob).checked()
     columns = rows if b is a else UnitRows(b, blob).checked()
     return gram_products(columns, rows)[0]
@@ -204,9 +205,9 @@ class UnitRows:
     Parameters
     ----------
     rows : array_like of float32, shape (n, d)
-        Read by blocks of rows here, and by panels of columns later.
+        They are read by blocks of rows here, and by panels of columns later.
     blob : str
-        Its name, for messages.
+        The name of the blob, for messages.
 
     Attributes
     ----------
@@ -233,7 +234,7 @@ class UnitRows:
         if not np.isfinite(squares).all():
             bad = int(np.flatnonzero(~np.isfinite(squares))[0])
             raise EvaluationError(
-                f"expected finite values, found others in {blob}, row {bad}; "
+                f"expected finite values, found NaN or infinity in {blob}, row {bad}; "
                 "extract the features anew, or look at the weights of the net"
             )
         self.norms = np.sqrt(squares)
@@ -248,8 +249,8 @@ class UnitRows:
         n, n_zero = len(self), int((self.norms == 0).sum())
         if n_zero == n > 0:
             raise EvaluationError(
-                f"expected values, found nothing but zeros in {self._blob}: the net is "
-                "dead there; look at its weights, or leave out the features made of it"
+                f"expected values, found nothing but zeros in {self._blob}, where the "
+                "net is dead; look at its weights, or leave out the features made of it"
             )
         if n_zero:
             _log.warning(
@@ -271,12 +272,12 @@ class UnitRows:
 
 
 def gram_products(rows: UnitRows, *others: UnitRows) -> list[Gram]:
-    """Multiply rows with those of others, which may be the same ones.
+    """Compute the inner products of n rows with others, which may be the same ones.
 
     Parameters
     ----------
     rows : UnitRows
-        n rows; read once, however many others there are.
+        They are read once, however many others there are.
     *others : UnitRows
 
     Returns

@@ -21,7 +21,7 @@ class Figures:
     Attributes
     ----------
     mean : dict of str to float
-        Mean average precision in [0, 1] by feature, as far as it is on record here.
+        Mean average precision in [0, 1] by feature; only what is on record here.
     by_class : dict of str to dict of str to float
         Average precision in [0, 1] by feature and class.
     """
@@ -36,7 +36,7 @@ def is_in_paper(data_set: str, net: str) -> bool:
 
 
 def paper_figures(data_set: str, net: str) -> Figures:
-    """Look up what the paper reports.
+    """Look up the figures that the paper reports.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def paper_figures(data_set: str, net: str) -> Figures:
     Returns
     -------
     Figures
-        Without any entry if nothing is on record.
+        They are empty if nothing is on record.
 
     Examples
     --------

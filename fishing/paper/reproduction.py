@@ -1,7 +1,7 @@
 """The paper's experiments in one go: weights, features, evaluations and tables.
 
-Everything that is made on the way is kept in one folder, and nothing that is there is
-made again, so the work can be interrupted at any time.
+Each step keeps what it makes in one folder, and a step that is done is not repeated, so
+the work can be interrupted at any time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _DataSet:
-    """A data set and its splits; `server` is the one to submit, if there is one."""
+    """A data set and its splits; `server` is ranked for the server, if it is there."""
 
     name: str
     train: ImageList
@@ -59,10 +59,10 @@ def reproduce(
     """Run the paper's protocol, and compare the results with the paper's.
 
     On VOC 2007 to 2009, SVMs are trained on trainval and tested on test. The test
-    labels of VOC 2010 and later are secret: SVMs are trained on train and tested on
+    labels of VOC 2010 and later are secret, so SVMs are trained on train and tested on
     val. If the images of test are there, SVMs trained on train and val together rank
-    them, and the ranking becomes an archive for the server. Any other data set in one
-    of the layouts of `read_splits` is treated like VOC 2007.
+    them, and the ranking is archived for the server. Any other data set in one of the
+    layouts of `read_splits` is treated like VOC 2007.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def reproduce(
     device, batch_size
         As for `fishing.extract.extract`.
     progress : Progress
-        Counts what each stage counts.
+        Counts the units of each stage.
 
     Returns
     -------
@@ -133,15 +133,15 @@ def _find_data_sets(data: Path, years: Sequence[int]) -> list[_DataSet]:
     wanted = [f"VOC{year}" for year in dict.fromkeys(years)]
     if not data.is_dir():
         raise DataError(
-            f"expected the folder VOCdevkit or a data set at '{data}', found none; "
-            "name one with --data"
+            f"expected the folder VOCdevkit or a data set at '{data}', found no "
+            "folder; name one with --data"
         )
     found = sorted(p.name for p in data.iterdir() if re.fullmatch(r"VOC\d{4}", p.name))
     if not found:
         if wanted:
             raise DataError(
-                f"expected {' '.join(wanted)} in '{data}', found no folder VOC....; "
-                "name the devkit's folder, or leave --year out"
+                f"expected {' '.join(wanted)} in '{data}', found no folder of that "
+                "kind; name the devkit's folder, or leave --year out"
             )
         return [_read_data_set(data)]
     missing = [name for name in wanted if name not in found]
@@ -170,7 +170,7 @@ def _read_data_set(folder: Path) -> _DataSet:
 def _evaluated(
     data_set: _DataSet, features: Path, folder: Path, stem: str, progress: Progress
 ) -> dict[str, Any]:
-    """Evaluate all features of a file, unless that was done."""
+    """Evaluate all features of a file, unless its results are there."""
     train, test = data_set.train, data_set.test
     with FeaturesFile(features) as file:
         names = available_features(file.split(train.split).blobs)

@@ -19,12 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import EvaluationError
-from fishing.evaluate import all_ids, decision_function, with_failed
+from fishing.evaluate import (
+    all_ids,
+    decision_function,
+    required_labels,
+    with_failed,
+)
 from fishing.files import read_at_most, write_whole
 from fishing.kernels import Kernels, main_feature
 from fishing.store import FeaturesFile, Rows, Split
 
-_MAX_BYTES = 2**28  # of an archive that may be there
+_MAX_BYTES = 2**28  # of an archive that may exist already
 
 
 def write_submission(
@@ -40,10 +45,10 @@ def write_submission(
 
     The archive holds ``results/<devkit>/Main/comp2_cls_<test>_<class>.txt``, with one
     line ``id score`` for each image of the list; images that could not be read rank
-    last. It holds no clock time, so equal features give equal bytes. Competition 2 is
-    VOC's for systems that have seen other data than VOC's own, as nets trained on
+    last. It holds no clock time, so equal features give equal bytes. VOC's competition
+    2 is for systems that have seen other data than VOC's own, as nets trained on
     ImageNet have. A record of what the archive was made from is written beside it. If
-    that record says that the archive is there already, nothing is done.
+    that record shows that the archive exists already, nothing is done.
 
     Parameters
     ----------
@@ -52,10 +57,10 @@ def write_submission(
     archive : Path
         A file whose name ends in ``.tar.gz``.
     feature : str, optional
-        By default, the file's deepest gradient but one: dW7 if the net has three inner
-        products.
+        The default is the file's deepest gradient but one, dW7 if the net has three
+        inner products.
     train : sequence of str
-        Splits of the file.
+        Labelled splits of the file.
     test : str
         A split of a devkit such as VOC2012.
     C : float
@@ -75,25 +80,22 @@ def write_submission(
         cannot be written.
     """
     with FeaturesFile(path) as file:
-        splits = [file.split(name) for name in train]
+        splits = {name: file.split(name) for name in train}
         testing = file.split(test)
         feature = feature or main_feature(testing.blobs)
+        lists = {name: split.list_sha256 for name, split in splits.items()}
         record: dict[str, Any] = {
             **{"feature": feature, "train": list(train), "test": test, "C": C},
             "source": file.settings,
-            "lists": {name: file.split(name).list_sha256 for name in (*train, test)},
+            "lists": {**lists, test: testing.list_sha256},
         }
         sidecar = archive.with_name(archive.name.removesuffix(".tar.gz") + ".json")
         if _is_there(archive, sidecar, record):
             return archive
-        training = _joined(splits)
-        if training.labels is None:
-            raise EvaluationError(
-                f"{path}: expected labels in {' and '.join(train)}, found none; only "
-                "labelled splits can be learnt from"
-            )
+        labels = [required_labels(split.labels, n) for n, split in splits.items()]
+        training = _joined(list(splits.values()))
         values = decision_function(
-            *Kernels(training, testing)(feature), training.labels, C
+            *Kernels(training, testing)(feature), np.concatenate(labels), C
         )
         scores = with_failed(values, testing, np.ones(len(training.classes), bool))
         folder = f"results/{testing.devkit or path.stem}/Main"
@@ -105,11 +107,8 @@ def write_submission(
     digest = hashlib.sha256(content).hexdigest()
     try:
         sidecar.unlink(missing_ok=True)
-        for target, data in (
-            (archive, content),
-            (sidecar, json.dumps({**record, "sha256": digest}, indent=1).encode()),
-        ):
-            write_whole(target, data)
+        write_whole(archive, content)
+        write_whole(sidecar, json.dumps({**record, "sha256": digest}, indent=1))
     except OSError as error:
         raise EvaluationError(
             f"expected to write '{archive}', found: {error.strerror}; choose another "
@@ -119,7 +118,7 @@ def write_submission(
 
 
 def _is_there(archive: Path, sidecar: Path, record: dict[str, Any]) -> bool:
-    """Tell whether there is an archive with this record."""
+    """Tell whether an archive with this record exists."""
     try:
         found = json.loads(read_at_most(sidecar, _MAX_BYTES))
         digest = hashlib.sha256(read_at_most(archive, _MAX_BYTES)).hexdigest()
@@ -129,7 +128,7 @@ def _is_there(archive: Path, sidecar: Path, record: dict[str, Any]) -> bool:
 
 
 def _lines(ids: Sequence[str], scores: NDArray[np.float64]) -> str:
-    """Write one line for each image, without infinity, which the server refuses."""
+    """Write one line for each image, without infinities, which the server refuses."""
     last = scores[np.isfinite(scores)].min(initial=0.0) - 1
     finite = np.where(np.isfinite(scores), scores, last)
     return "".join(
@@ -145,26 +144,27 @@ def _tar_gz(texts: dict[str, str]) -> bytes:
         tarfile.open(mode="w", fileobj=zipped, format=tarfile.USTAR_FORMAT) as tar,
     ):
         for name, text in texts.items():
+            data = text.encode()
             member = tarfile.TarInfo(name)
-            member.size = len(text.encode())
-            tar.addfile(member, io.BytesIO(text.encode()))
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
     return packed.getvalue()
 
 
 def _joined(splits: Sequence[Split]) -> Split:
-    """View splits as one, with the rows of each below those before it."""
+    """View splits as one unlabelled split, with their rows one below the other."""
     first = splits[0]
     for split in splits[1:]:
         if split.classes != first.classes:
             raise EvaluationError(
                 f"expected the same classes in all splits, found "
-                f"{' '.join(first.classes)} and {' '.join(split.classes)}"
+                f"{' '.join(first.classes)} and {' '.join(split.classes)}; extract "
+                "all of them from one data set"
             )
-    labels = [split.labels for split in splits if split.labels is not None]
     return replace(
         first,
         image_id=tuple(name for split in splits for name in split.image_id),
-        labels=np.concatenate(labels) if len(labels) == len(splits) else None,
+        labels=None,
         blobs={
             name: _Stacked([split.blobs[name] for split in splits])
             for name in first.blobs

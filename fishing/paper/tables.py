@@ -55,6 +55,10 @@ class Result:
 def compare(results: Sequence[Result]) -> dict[str, Any]:
     """Put the paper's figures beside ours.
 
+    Parameters
+    ----------
+    results : sequence of Result
+
     Returns
     -------
     dict
@@ -100,7 +104,7 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
         for data_set, nets in comparison["results"].items()
         for net, result in nets.items()
     ]
-    rows = _in_order({feature for column in means for feature in column.values})
+    rows = _in_order(dict.fromkeys(f for column in means for f in column.values))
     title = ("Table 1 (left)", "mean average precision")
     parts = [_layout(title, "feature", rows, means, suffix)]
     for data_set, nets in comparison["results"].items():
@@ -123,8 +127,8 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
     note = "Average precision in per cent."
     if any(column.in_paper for column in means):
         note += (
-            " Beside each figure the paper's and the difference; a dash where the "
-            f"paper's is not on record here. Paper: {comparison['paper']}."
+            " The paper's figure and the difference stand beside each; a dash marks "
+            f"a figure that is not on record here. Paper: {comparison['paper']}."
         )
     if suffix == "tex":
         parts.insert(0, r"% \usepackage{booktabs,graphicx}")
@@ -133,15 +137,15 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
 
 
 def by_class_features(features: Iterable[str]) -> tuple[str, ...]:
-    """Choose the features of the tables by class, x7 and dW7 in the paper.
+    """Choose the features of the tables by class: x7 and, as in the paper, dW7.
 
-    They are the highest input of an inner product and the deepest gradient but one.
+    The latter stands for the deepest gradient but one that the features have.
     """
     return "x7", main_feature(set().union(*map(feature_blobs, features)))
 
 
 def _in_order(features: Iterable[str]) -> list[str]:
-    """Sort features as table 1 does; sums that it lacks come last."""
+    """Sort features as table 1 does; sums that it lacks come last, in their order."""
     everything = available_features(set().union(*map(feature_blobs, features)))
     return sorted(
         features,
@@ -188,7 +192,7 @@ def _layout(
     columns: Sequence[_Column],
     suffix: str,
 ) -> str:
-    """Write one table; the first part of its title is the paper's name for it."""
+    """Lay out one table; the first part of its title is the paper's name for it."""
     cells = [[row] for row in rows]
     for column in columns:
         for row, line in zip(rows, cells, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ def write_report(
     data: Path | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """Write the page of one evaluation.
+    """Write a page of tables and pictures of one evaluation.
 
     Parameters
     ----------
     results : Path
-        A folder that `fishing.evaluate.write_results` made. The page also shows results
-        of the same images at other temperatures, from folders in it.
+        A folder that `fishing.evaluate.write_results` made. If folders in it have
+        results of the same images at other temperatures, the page shows them too.
     output : Path
         A folder for ``index.html``, and for the plots in ``plots/``.
     features : Path, optional
@@ -105,8 +106,8 @@ def _check_source(source: dict[str, Any]) -> None:
     for key, kind in _SOURCE.items():
         if not isinstance(source.get(key), kind):
             raise EvaluationError(
-                f"expected results that record the {key} of their features, found none "
-                "of them; evaluate anew"
+                f"expected results that record the {key} of their features, found "
+                f"{source.get(key)!a:.100}; evaluate anew"
             )
 
 
@@ -127,23 +128,18 @@ def _tempered(
 
 
 def _commands(record: dict[str, Any]) -> list[str]:
-    """Write the commands that make these results."""
-    source = record["source"]
+    """Write the commands that make these results, quoted for a shell."""
+    source, train, test = (record[key] for key in ("source", "train", "test"))
     file = Path(record["features_file"]).name
-    storage = [
-        f"--{key} {source[key]}" for key in ("dtype", "compression") if key in source
-    ]
+    extract = ["fishing", "extract", "--net", source["net"]]
+    extract += ["--split", train, "--split", test, "--backend", source["backend"]]
+    extract += ["--temperature", f"{source['temperature']:g}"]
+    for key in ("dtype", "compression"):
+        if key in source:
+            extract += [f"--{key}", str(source[key])]
     if source.get("gpu_math") == "tf32":
-        storage += ["--device gpu:0", "--tf32"]
-    extract = [
-        f"fishing extract --net {source['net']}",
-        f"--split {record['train']} --split {record['test']}",
-        f"--backend {source['backend']} --temperature {source['temperature']:g}",
-        *storage,
-        f"--output {file}",
-    ]
-    evaluate = [
-        f"fishing evaluate {file} --train {record['train']} --test {record['test']}",
-        f"--protocol {record['protocol']} -C {record['C']:g}",
-    ]
-    return [" ".join(extract), " ".join(evaluate)]
+        extract += ["--device", "gpu:0", "--tf32"]
+    extract += ["--output", file]
+    evaluate = ["fishing", "evaluate", file, "--train", train, "--test", test]
+    evaluate += ["--protocol", record["protocol"], "-C", f"{record['C']:g}"]
+    return [shlex.join(extract), shlex.join(evaluate)]

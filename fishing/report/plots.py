@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from fishing.report.statistics import Curve, Grams
@@ -69,11 +69,11 @@ def colour(feature: str) -> str:
 
 
 def precision_recall_plot(curves: Mapping[str, Curve]) -> str:
-    """Draw the curves of one class over each other, with ids ``curve-<feature>``."""
+    """Draw the curves of one class in one plot, with ids ``curve-<feature>``."""
     with mpl.rc_context(_STYLE):
         figure, ax = _figure(_WIDTH, 3.6)
         for feature, (recall, precision) in curves.items():
-            # From the left edge on, with the precision at the first image found.
+            # The curve starts at the left edge, with the precision at its first image.
             (line,) = ax.plot(
                 np.concatenate([[0.0], recall]),
                 np.concatenate([precision[:1], precision]),
@@ -88,7 +88,7 @@ def precision_recall_plot(curves: Mapping[str, Curve]) -> str:
 
 
 def difference_plot(differences: Mapping[str, float], label: str) -> str:
-    """Draw differences by class as bars, the largest on top, in percentage points."""
+    """Draw differences by class as bars, in percentage points, the largest on top."""
     ordered = sorted(differences.items(), key=lambda item: item[1])
     values = np.array([100 * value for _, value in ordered])
     with mpl.rc_context(_STYLE):
@@ -163,10 +163,8 @@ def temperature_plot(
                 label=name,
             )
         ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_locator(FixedLocator(taus))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda tau, _: f"{tau:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xticks(taus, [f"{tau:g}" for tau in taus])
+        ax.minorticks_off()
         ax.set(xlabel="Temperature τ", ylabel="mAP, per cent")
         ax.grid(True)
         ax.legend(ncols=4, **_LEGEND)
@@ -199,21 +197,10 @@ def norms_plot(norms: Mapping[str, NDArray[np.float64]]) -> str:
 
 
 def for_page(svg: str, name: str, title: str) -> str:
-    """Make a plot part of a page.
+    """Make a plot part of a page, with the title for readers who do not see it.
 
-    Parameters
-    ----------
-    svg : str
-    name : str
-        The prefix of each id, so that no two plots of a page share one.
-    title : str
-        The description for readers who do not see the plot.
-
-    Returns
-    -------
-    str
-        The element ``svg``. Its colours are variables of the page, such as
-        ``var(--ink)``, and ``var(--dW7)`` for features.
+    Each id gets the plot's name as its prefix, so that no two plots share one. Colours
+    become variables of the page, such as ``var(--ink)`` or ``var(--dW7)``.
     """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -222,8 +209,7 @@ def for_page(svg: str, name: str, title: str) -> str:
     variables |= {hex_: f.replace("+", "-") for f, hex_ in COLOURS.items()}
     for hex_, variable in variables.items():
         svg = svg.replace(hex_, f"var(--{variable})")
-    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from fishing.kernels import GRADIENTS, main_feature, parse_feature
 from fishing.paper import is_in_paper, paper_figures, paper_source
-from fishing.progress import Progress, silent
+from fishing.progress import Progress
 from fishing.report.plots import (
     COLOURS,
     difference_plot,
@@ -34,21 +34,9 @@ _TOP, _MOVED = 12, 6  # images of a ranking, and of those that moved
 
 
 class Sections:
-    """The sections of one page, and the plots in it.
+    """The sections of one page, made of the record of an evaluation and its test split.
 
-    Parameters
-    ----------
-    record : dict
-        The record of `fishing.evaluate.Evaluation`.
-    ranked : Ranked
-    testing : Split
-        The test split. Its file must be open.
-    thumbnails : Thumbnails
-
-    Attributes
-    ----------
-    plots : dict of str to str
-        The text of the page's SVG files, by name.
+    `plots` has the text of the page's SVG files, by name.
     """
 
     def __init__(
@@ -59,25 +47,16 @@ class Sections:
         thumbnails: Thumbnails,
     ) -> None:
         self.record = record
-        self.results: dict[str, Any] = self.record["features"]
+        self.results: dict[str, Any] = record["features"]
         self.ranked, self.testing, self.thumbnails = ranked, testing, thumbnails
         self.baseline, self.challenger = compared(self.results, testing.blobs)
+        self.setting = testing.devkit, record["source"]["net"]
         self.plots: dict[str, str] = {}
 
     def variables(
-        self,
-        tempered: Sequence[tuple[float, dict[str, Any]]],
-        progress: Progress = silent,
+        self, tempered: Sequence[tuple[float, dict[str, Any]]], progress: Progress
     ) -> dict[str, Any]:
-        """Make the variables of the template.
-
-        Parameters
-        ----------
-        tempered : sequence of (float, dict)
-            Other temperatures, and the records of the results at them.
-        progress : Progress
-            Counts classes.
-        """
+        """Make the variables of the template; `tempered` is for other temperatures."""
         measured = [
             name
             for name in self.record["classes"]
@@ -87,27 +66,25 @@ class Sections:
         for done, name in enumerate(measured):
             classes.append(self._class(name))
             progress("pictures", done + 1, len(measured), "classes")
-        record, source = self.record, self.record["source"]
+        differences = self._differences(measured)
+        source = self.record["source"]
         name = self.testing.devkit or self.thumbnails.name
         return {
             "title": f"{source['net']} on {name}" if name else source["net"],
-            "record": record,
+            "record": self.record,
             "source": source,
             "n_test": len(self.ranked.image_id),
             "baseline": self.baseline,
             "challenger": self.challenger,
-            "gain": self._gain(),
-            "n_better": sum(d > 0 for d in self._differences(measured).values()),
+            "n_better": sum(d > 0 for d in differences.values()),
             "means": self._means(),
-            "paper": paper_source() if self._in_paper() else None,
+            "paper": paper_source() if is_in_paper(*self.setting) else None,
             "by_class": self._by_class(measured),
-            "chosen": max(
-                measured, key=lambda name: abs(self._differences(measured)[name])
-            ),
+            "chosen": max(measured, key=lambda name: abs(differences[name])),
             "differences": self._plot(
                 "differences",
                 difference_plot(
-                    self._differences(measured),
+                    differences,
                     f"AP of {self.challenger} minus AP of {self.baseline}, in points",
                 ),
                 f"Difference of average precision, {self.challenger} minus "
@@ -129,21 +106,13 @@ class Sections:
         # Matplotlib escapes its text, and for_page the title.
         return Markup(for_page(svg, name, title))
 
-    def _in_paper(self) -> bool:
-        return is_in_paper(self.testing.devkit, self.record["source"]["net"])
-
-    def _gain(self) -> float:
-        return 100 * float(
-            self.results[self.challenger]["mAP"] - self.results[self.baseline]["mAP"]
-        )
-
     def _differences(self, classes: Sequence[str]) -> dict[str, float]:
         a, b = (self.results[f]["AP"] for f in (self.challenger, self.baseline))
         return {name: a[name] - b[name] for name in classes}
 
     def _means(self) -> list[dict[str, Any]]:
         """Make the lines of table 1 (left)."""
-        paper = paper_figures(self.testing.devkit, self.record["source"]["net"]).mean
+        paper = paper_figures(*self.setting).mean
         base = self.results[self.baseline]["mAP"]
         best = max(result["mAP"] for result in self.results.values())
         return [
@@ -161,7 +130,7 @@ class Sections:
 
     def _by_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Make the lines of the table by class."""
-        paper = paper_figures(self.testing.devkit, self.record["source"]["net"])
+        paper = paper_figures(*self.setting).by_class
         lines = []
         for name in classes:
             values = {f: result["AP"][name] for f, result in self.results.items()}
@@ -171,9 +140,9 @@ class Sections:
                     "values": values,
                     "best": max(values.values()),
                     "paper": {
-                        feature: paper.by_class[feature].get(name)
+                        feature: paper[feature].get(name)
                         for feature in (self.baseline, self.challenger)
-                        if feature in paper.by_class
+                        if feature in paper
                     },
                 }
             )
@@ -182,45 +151,38 @@ class Sections:
     def _class(self, name: str) -> dict[str, Any]:
         """Make the curves and rankings of one class."""
         column = self.ranked.classes.index(name)
-        number = self.record["classes"].index(name)
         curves = {f: curve(self.ranked, f, column) for f in self.results}
         gained, lost = moves(
             self.ranked, self.baseline, self.challenger, column, _MOVED
         )
-        pair = dict.fromkeys((self.baseline, self.challenger))
         labels = self.ranked.labels[:, column]
+
+        def picture(image: int) -> dict[str, Any]:
+            place = int(image)
+            return {"image": self.thumbnails(place), "id": self.ranked.image_id[place]}
+
         return {
             "name": name,
             "n_positive": int((labels > 0).sum()),
             "n_ranked": int((labels != 0).sum()),
             "plot": self._plot(
-                f"precision-recall-{number}",
+                f"precision-recall-{column}",
                 precision_recall_plot(curves),
                 f"Precision over recall, class {name}",
             ),
             "rankings": {
                 feature: [
-                    {
-                        "image": self.thumbnails(int(i)),
-                        "id": self.ranked.image_id[i],
-                        "rank": place,
-                        "is_right": bool(labels[i] > 0),
-                    }
+                    {**picture(i), "rank": place, "is_right": bool(labels[i] > 0)}
                     for place, i in enumerate(
                         self.ranked.order(feature, column)[:_TOP], 1
                     )
                 ]
-                for feature in pair
+                for feature in (self.baseline, self.challenger)
             },
             "moves": {
                 key: [
-                    {
-                        "image": self.thumbnails(move.image),
-                        "id": self.ranked.image_id[move.image],
-                        "before": move.before,
-                        "after": move.after,
-                    }
-                    for move in found
+                    {**picture(m.image), "before": m.before, "after": m.after}
+                    for m in found
                 ]
                 for key, found in (("gained", gained), ("lost", lost))
             },

@@ -18,28 +18,19 @@ from fishing.kernels import (
     main_feature,
     parse_feature,
 )
-from fishing.store import Rows, Split
+from fishing.store import Split
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The images of the test split, with their labels and all scores.
-
-    Attributes
-    ----------
-    image_id : tuple of str, length n
-        In the order of the list.
-    classes : tuple of str
-    labels : ndarray of int8, shape (n, n_classes)
-    scores : dict of str to ndarray of float64, shape (n, n_classes)
-        By feature; -inf for an image without a row.
-    """
+    """The images of the test split in the order of its list, with labels and scores."""
 
     image_id: tuple[str, ...]
     classes: tuple[str, ...]
-    labels: NDArray[np.int8]
+    labels: NDArray[np.int8]  # (n_images, n_classes)
+    # By feature, of the same shape; -inf for an image without a row.
     scores: dict[str, NDArray[np.float64]]
 
     def order(self, feature: str, column: int) -> NDArray[np.int64]:
@@ -50,19 +41,10 @@ class Ranked:
 
 
 def rank(evaluation: Evaluation, testing: Split) -> Ranked:
-    """Put labels beside the scores of an evaluation.
+    """Put the labels of the test split beside the scores of an evaluation.
 
-    Parameters
-    ----------
-    evaluation : Evaluation
-        As `fishing.evaluate.read_results` returns it: only the images with a score.
-    testing : Split
-        The test split of the features file.
-
-    Raises
-    ------
-    EvaluationError
-        If the images or the scores do not fit the split.
+    The evaluation comes from `fishing.evaluate.read_results`, so it has only the images
+    with a score. Raises an EvaluationError if they do not fit the split.
     """
     record = evaluation.record
     name, classes = record["test"], tuple(record["classes"])
@@ -98,7 +80,7 @@ def rank(evaluation: Evaluation, testing: Split) -> Ranked:
 
 
 def curve(ranked: Ranked, feature: str, column: int) -> Curve:
-    """Compute recall and precision at each image of a class that a ranking finds."""
+    """Compute recall and precision at each positive of a class, in rank order."""
     recall, precision = precision_recall(
         ranked.labels[:, column], ranked.scores[feature][:, column]
     )
@@ -118,12 +100,9 @@ class Move:
 def moves(
     ranked: Ranked, baseline: str, challenger: str, column: int, n: int
 ) -> tuple[list[Move], list[Move]]:
-    """Find the images of a class that another feature ranks most differently.
+    """Find the images of a class that gain most places by the challenger, or lose most.
 
-    Returns
-    -------
-    gained, lost : list of Move
-        At most `n` each, the largest moves first.
+    Each of the two lists has at most `n` images, the largest moves first.
     """
     before, after = (
         {int(image): place for place, image in enumerate(ranked.order(f, column), 1)}
@@ -141,17 +120,10 @@ def moves(
 
 @dataclass(frozen=True)
 class Grams:
-    """Similarities of a sample of images, sorted by class.
+    """Similarities of a sample of images, sorted by class."""
 
-    Attributes
-    ----------
-    start : dict of str to int
-        Where each class begins.
-    parts : dict of str to ndarray of float32, shape (n, n)
-        ``forward``, ``backward`` and their ``product``, the trace kernel.
-    """
-
-    start: dict[str, int]
+    start: dict[str, int]  # where each class begins
+    # "forward", "backward" and their "product", the trace kernel; shape (n, n)
     parts: dict[str, NDArray[np.float32]]
 
     def contrast(self, part: str) -> tuple[float | None, float | None]:
@@ -160,9 +132,7 @@ class Grams:
         An average is None if there are no such images.
         """
         K = self.parts[part]
-        owner = np.zeros(len(K), int)
-        for place in list(self.start.values())[1:]:
-            owner[place:] += 1
+        owner = np.searchsorted([*self.start.values()], np.arange(len(K)), side="right")
         same = owner[:, None] == owner
         pairs = K[same & ~np.eye(len(K), dtype=bool)], K[~same]
         within, between = (float(k.mean()) if k.size else None for k in pairs)
@@ -174,16 +144,8 @@ def class_grams(
 ) -> Grams:
     """Compute Gram matrices of the two parts of a gradient, and their product.
 
-    Parameters
-    ----------
-    split : Split
-        With labels.
-    classes : sequence of str
-        Their order in the matrices. An image of several classes belongs to the first.
-    feature : str
-        A gradient, such as ``dW7``.
-    n_images : int
-        About how many images to take, the first ones of each class.
+    The first images of each class are taken, about `n_images` in all. An image of
+    several classes belongs to the first one.
     """
     labels = np.zeros((len(split), 0)) if split.labels is None else split.labels
     per_class = max(2, n_images // max(1, len(classes)))
@@ -197,24 +159,17 @@ def class_grams(
         if new:
             start[name] = len(taken)
             taken += new
-    ((forward_blob, backward_blob),) = parse_feature(feature)
-    forward, backward = (
-        _gram(_taken(split.blobs[blob], taken), blob)
-        for blob in (forward_blob, backward_blob)
-    )
+    (blobs,) = parse_feature(feature)
+    rows = np.array(taken, int)
+    units = [UnitRows(split.blobs[blob][rows], blob) for blob in blobs]
+    (forward,), (backward,) = (gram_products(unit, unit) for unit in units)
     return Grams(
         start, {"forward": forward, "backward": backward, "product": forward * backward}
     )
 
 
 def gradient_norms(split: Split) -> dict[str, NDArray[np.float64]]:
-    """Compute the Frobenius norms of dE/dW_k: ||x|| ||g|| for the rank-1 matrix x g^T.
-
-    Returns
-    -------
-    dict of str to ndarray of float64, shape (n,)
-        By gradient, such as ``dW7``, for those that the split has.
-    """
+    """Compute the Frobenius norm of each gradient: ||x|| ||g|| for the matrix x g^T."""
     norms = {}
     for feature in available_features(split.blobs):
         if feature in GRADIENTS:
@@ -225,25 +180,10 @@ def gradient_norms(split: Split) -> dict[str, NDArray[np.float64]]:
 
 
 def compared(features: Iterable[str], blobs: Iterable[str]) -> tuple[str, str]:
-    """Choose the two features that a page compares.
+    """Choose the two features that a page compares: the baseline and the challenger.
 
-    Parameters
-    ----------
-    features : iterable of str
-        Those that were evaluated, at least one.
-    blobs : iterable of str
-        Those of the features file.
-
-    Returns
-    -------
-    baseline, challenger : str
-        x7 and the deepest gradient but one, if they are there.
-
-    Examples
-    --------
-    >>> from fishing.nets import BLOBS
-    >>> compared(["x6", "x7", "dW6", "dW7"], BLOBS)
-    ('x7', 'dW7')
+    They are x7 and the deepest gradient but one that the blobs of the file give, if
+    both were evaluated.
     """
     names = list(features)
     baseline = "x7" if "x7" in names else names[0]
@@ -251,16 +191,3 @@ def compared(features: Iterable[str], blobs: Iterable[str]) -> tuple[str, str]:
     gradients = [name for name in others if name in GRADIENTS] or others
     main = main_feature(list(blobs))
     return baseline, main if main in others else gradients[0]
-
-
-def _taken(rows: Rows, taken: Sequence[int]) -> NDArray[np.float32]:
-    """Read some rows."""
-    values = np.empty((len(taken), rows.shape[1]), np.float32)
-    for place, i in enumerate(taken):
-        values[place] = rows[i : i + 1][0]
-    return values
-
-
-def _gram(rows: NDArray[np.float32], blob: str) -> NDArray[np.float32]:
-    unit = UnitRows(rows, blob)
-    return gram_products(unit, unit)[0]

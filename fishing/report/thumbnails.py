@@ -18,26 +18,9 @@ _QUALITY = 80
 class Thumbnails:
     """The pictures that a page shows; each is made once, when it is asked for.
 
-    Parameters
-    ----------
-    image_id : sequence of str
-        All images of the split, in the order of its list.
-    split : str
-    data : Path or None
-        The data set, as for `fishing.images.read_splits`. Without one there are no
-        pictures.
-
-    Attributes
-    ----------
-    name : str
-        The name of the data set; empty without one.
-    sources : dict of str to str
-        Data URLs by key, of the pictures made so far.
-
-    Raises
-    ------
-    DataError
-        If the data set is missing or has another list of images.
+    Without a data set there are none. Raises a DataError if the data set is missing or
+    has another list of images. `name` is the name of the data set, or empty, and
+    `sources` has the data URLs of the pictures made so far.
     """
 
     def __init__(self, image_id: Sequence[str], split: str, data: Path | None) -> None:
@@ -55,17 +38,9 @@ class Thumbnails:
             self.name, self._paths = data.resolve().name, images.path
 
     def __call__(self, image: int) -> str | None:
-        """Make the picture of one image, which is the square that the net sees.
+        """Return the key in `sources` of an image, given its place in the list.
 
-        Parameters
-        ----------
-        image : int
-            Its place in the list.
-
-        Returns
-        -------
-        str or None
-            Its key in `sources`; None if there is no picture.
+        The picture is the square that the net sees; None if there is no picture.
         """
         if not self._paths:
             return None

@@ -30,11 +30,11 @@ def evaluate_retrieval(
 ) -> dict[str, Any]:
     """Rank the images of a split by their kernel with each one of them.
 
-    Each image is a query, and left out of its own ranking. The images that share a
+    Each image is a query, and is left out of its own ranking. The images that share a
     class with it are relevant. Images that may share a class with it, because one of
-    the two is labelled difficult, are left out, and so is a query without a relevant
+    the two is labelled difficult, are left out, and so are queries without a relevant
     image. Average precision is the mean over the relevant images of the precision at
-    their ranks; equal similarities keep the order of the file.
+    their ranks. Equal similarities keep the order of the file.
 
     Parameters
     ----------
@@ -50,9 +50,10 @@ def evaluate_retrieval(
     Returns
     -------
     dict
-        ``split``, ``n_queries``, ``classes``, ``features`` (with ``mAP``, the mean over
-        all queries, and ``AP`` by class, the mean over its images, in [0, 1], None for
-        a class without a query) and ``source``: how the features were made.
+        ``split``, ``n_queries``, ``classes``, ``source`` (how the features were made)
+        and ``features``. Each feature has ``mAP``, the mean over all queries, and
+        ``AP``, by class the mean over its queries; both are in [0, 1], and the latter
+        is None for a class without a query.
 
     Raises
     ------
@@ -70,7 +71,8 @@ def evaluate_retrieval(
         queries = np.asarray((relevance > 0).any(axis=1))
         if not queries.any():
             raise EvaluationError(
-                f"{path}: expected two images of one class in '{split}', found none"
+                f"{path}: expected two images of one class in '{split}', found none; "
+                "choose another --split"
             )
         kernels, order = Kernels(images, images), in_order_of_depth(chosen)
         results: dict[str, Any] = dict.fromkeys(chosen)
@@ -93,7 +95,7 @@ def evaluate_retrieval(
 def _average_precisions(
     kernel: Kernel, relevance: NDArray[np.int8], queries: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Measure the ranking of each query; NaN for an image that is none."""
+    """Measure the ranking of each query; NaN for an image that is not a query."""
     ap = np.full(len(queries), np.nan)
     for block in row_blocks(len(queries)):
         scores = kernel[block]

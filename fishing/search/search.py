@@ -1,7 +1,7 @@
 """The images of a features file that are nearest to a photo or to one of themselves.
 
-All images are compared with the query by the kernels of some features, in one pass over
-the file and a few hundred rows at a time.
+The kernels of some features compare all images with the query, in one pass over the
+file and a few hundred rows at a time.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Neighbour:
     Attributes
     ----------
     image_id, split : str
-        Where it is in the file.
+        Its id, and the split that it is in.
     similarity : float
         The kernel of the two images: 1 if their features are equal up to scale.
     classes : tuple of str
-        The classes that it is a positive of.
+        The classes that it is a positive example of.
     """
 
     image_id: str
@@ -64,8 +64,8 @@ def search_photo(
 ) -> dict[str, list[Neighbour]]:
     """Find the images of a features file that are nearest to a photo.
 
-    The photo goes through the net, preprocessing, backend and temperature that the file
-    was made with, and on a GPU through TF32 if the file did.
+    The photo goes through the net with the preprocessing, backend and temperature that
+    the file was made with, and on a GPU with TF32 if the file was made with it.
 
     Parameters
     ----------
@@ -74,24 +74,24 @@ def search_photo(
     photo : Path
         An image file.
     features : sequence of str
-        Such as ``x7`` or ``dW7``. By default, the file's deepest gradient but one: dW7
-        if the net has three inner products.
+        Such as ``x7`` or ``dW7``. The default is the file's deepest gradient but one,
+        dW7 if the net has three inner products.
     k : int
         How many images to find.
     splits : sequence of str
-        Where to look. By default, in all splits.
+        The splits to search; by default, all of them.
     spec : NetSpec, optional
         The net of the file. By default, the one under models/ that the file names.
     device : str
-        ``cpu`` or ``gpu:N``; where the photo goes through the net.
+        The device that runs the net on the photo: ``cpu`` or ``gpu:N``.
     progress : Progress
         Counts the images of each split.
 
     Returns
     -------
     dict of str to list of Neighbour
-        By feature, the nearest first. Equally near ones keep the order of the file. An
-        image that is in several splits is listed once.
+        For each feature, the nearest image first. Equally near images keep the order of
+        the file. An image that is in several splits is listed once.
 
     Raises
     ------
@@ -103,21 +103,21 @@ def search_photo(
         If the file lacks a feature, or k is not positive.
     """
     with FeaturesFile(path) as file:
-        chosen, names = _choose(file, features, k, splits)
+        searched, names = _choose(file, features, k, splits)
         spec = recorded_net(file.settings, file.path, spec)
         expected = file.settings["preprocess"]
         found = Preprocess(spec.input_size, spec.mean).describe()
         if found != expected:
             raise StoreError(
                 f"{path} was made with another preprocess: expected {expected}, found "
-                f"{found} of {spec.folder}; name the net that it was made with by --net"
+                f"{found} in {spec.folder}; name the net that it was made with by --net"
             )
         tf32 = file.settings.get("gpu_math") == "tf32"
         if tf32 and device == "cpu":
             _log.warning(
                 "%s was made with TF32, which no CPU has: the photo is computed in "
-                "float32, and its similarities are slightly off; --device gpu:0 "
-                "computes it as the file was",
+                "float32, and its similarities are slightly off; use --device gpu:0 "
+                "to compute it as the file was",
                 path,
             )
         settings = ExtractionSettings(
@@ -127,7 +127,7 @@ def search_photo(
             tf32=tf32 and device != "cpu",
         )
         query = compute_blobs(settings, [photo], device=device)
-        return _nearest(query, names, k, chosen, (), progress)
+        return _nearest(query, names, k, searched, (), progress)
 
 
 def search_id(
@@ -151,12 +151,12 @@ def search_id(
         If the file lacks a feature, or k is not positive.
     """
     with FeaturesFile(path) as file:
-        chosen, names = _choose(file, features, k, splits)
+        searched, names = _choose(file, features, k, splits)
         for name, split in file.splits.items():
             if image_id in split.image_id:
                 i = split.image_id.index(image_id)
                 query = {blob: rows[i : i + 1] for blob, rows in split.blobs.items()}
-                return _nearest(query, names, k, chosen, (image_id,), progress)
+                return _nearest(query, names, k, searched, (image_id,), progress)
             if image_id in split.failed_id:
                 raise StoreError(
                     f"{path}: expected a row of '{image_id}', found that it could not "
@@ -174,9 +174,9 @@ def _choose(
     """Choose the splits and the features; refuse what cannot be searched."""
     if k < 1:
         raise EvaluationError(f"expected k of 1 or more, found {k}")
-    chosen = {name: file.split(name) for name in splits or file.splits}
+    searched = {name: file.split(name) for name in splits or file.splits}
     blobs = next(iter(file.splits.values())).blobs
-    return chosen, choose_features(features or [main_feature(blobs)], blobs)
+    return searched, choose_features(features or [main_feature(blobs)], blobs)
 
 
 def _nearest(
@@ -187,7 +187,7 @@ def _nearest(
     left_out: Sequence[str],
     progress: Progress,
 ) -> dict[str, list[Neighbour]]:
-    """Keep the k best of each feature while the file goes by, each row read once."""
+    """Find the k nearest images by each feature, reading each row once."""
     blobs = set().union(*map(feature_blobs, features))
     ours = {blob: UnitRows(query[blob], blob).checked() for blob in sorted(blobs)}
     best: dict[str, list[Neighbour]] = {feature: [] for feature in features}
@@ -208,7 +208,7 @@ def _nearest(
                     _neighbour(split, name, block.start + j, similarity[j])
                     for j in order[fresh[order]][:k]
                 ]
-                # Sorting is stable: of equal ones, the first in the file stays first.
+                # Sorting is stable, so equal ones keep the order of the file.
                 merged = sorted(best[feature] + found, key=lambda n: -n.similarity)
                 best[feature] = merged[:k]
             progress(name, block.stop, len(split), "images")
@@ -252,7 +252,7 @@ def format_neighbours(found: Mapping[str, Sequence[Neighbour]]) -> str:
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Align cells with those of other rows, the numbers of two columns to the right."""
+    """Pad cells to the widths of their columns; the first two are set to the right."""
     return "  ".join(
         f"{cell:>{width}}" if i < 2 else f"{cell:<{width}}"
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))

@@ -1,4 +1,4 @@
-"""The whole way on real photographs, against an independent implementation."""
+"""The whole chain on real photographs, against an independent implementation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fishing.store import ExtractionSettings
 
 
 def _table(shared: Path, output: Path, backend: str) -> dict[str, float]:
-    """Mean average precisions in per cent."""
+    """Compute mean average precisions in per cent."""
     lists = read_splits(shared / "data" / "caltech20", ["trainval", "test"])
     outcome = extract(
         ExtractionSettings(load_net("tinyalexnet"), backend=backend), lists, output

@@ -31,7 +31,7 @@ from fishing.store import ExtractionSettings, storage_settings, write_features
 @pytest.fixture
 def train(rng):
     split = make_split(rng, 40, labels=None)
-    # Blobs of several widths, so that parts are filled up.
+    # Blobs differ in width, so narrow parts are padded.
     for i, name in enumerate(sorted(split.blobs)):
         split.blobs[name] = rng.normal(size=(40, 5 + i)).astype(np.float32)
     return split
@@ -104,14 +104,13 @@ def test_clones() -> None:
 
 @pytest.mark.filterwarnings("ignore:Can't test estimator GradientFeatures")
 def test_check_estimator() -> None:
-    # What it has for estimators whose input is no table of numbers.
+    # These are its checks for estimators whose input is not a table of numbers.
     for outcome in check_estimator(GradientFeatures(), on_fail="raise"):
         assert outcome["status"] == "passed"
 
 
-# The others of scikit-learn's checks fit random tables of numbers: GradientFeatures
-# takes images, and TraceKernel, a kernel as those of sklearn.metrics.pairwise, has no
-# fit.
+# The other checks of scikit-learn fit random tables of numbers. GradientFeatures takes
+# images, and TraceKernel, a kernel like those of sklearn.metrics.pairwise, has no fit.
 CHECKS = [
     "check_do_not_raise_errors_in_init_or_set_params",
     "check_estimator_repr",

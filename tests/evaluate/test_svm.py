@@ -31,7 +31,7 @@ def test_equals_one_svc_per_class_without_the_difficult_images(rng, C: float) ->
 
 
 def test_either_numbering_of_support_vectors(rng, monkeypatch) -> None:
-    # scikit-learn numbers them without the samples of weight 0, and may stop to do so.
+    # scikit-learn counts them without the samples of weight 0, which may change.
     problem = _problem(rng)
     expected = decision_function(*problem)
     numbers_all = module._numbers_all_samples()

@@ -79,7 +79,7 @@ def _extract(spec: NetSpec, devkit: Path, output: Path, tau: float) -> Path:
 
 
 def _made_up(spec: NetSpec, path: Path, **changes: Any) -> Path:
-    """Write a features file that passes for one of an own net."""
+    """Write a features file of random values that names a net as its own."""
     widths = dict(zip(BLOBS, (48, 20, 20, 5, 5, 20, 20, 5), strict=True))
     rng = np.random.default_rng(4)
     blobs = {b: rng.normal(size=(7, d)).astype(np.float32) for b, d in widths.items()}
@@ -201,7 +201,7 @@ def test_progress(tmp_path: Path, net: NetSpec) -> None:
     temper(
         source, tmp_path / "t.h5", [4], spec=net, progress=lambda *c: calls.append(c)
     )
-    assert calls[0][0] == "f.h5"  # is it whole?
+    assert calls[0][0] == "f.h5"  # the source is verified first
     calls = [call for call in calls if call[0] != "f.h5"]
     assert [done for _, done, *_ in calls] == sorted(done for _, done, *_ in calls)
     assert calls[-1] == ("t.h5", 4 * 7 * 143, 4 * 7 * 143, "B")

@@ -207,7 +207,7 @@ def test_results_of_other_features_are_not_kept(
     record["features"]["x7"]["mAP"] = 0.123
     path.write_text(json.dumps(record))
     assert reproduce(voc, [ExtractionSettings(net)], tmp_path / "out") == first
-    # and features of another list are refused, not mixed in
+    # Features of another list are refused, not mixed in.
     other = tmp_path / "VOC2007"
     shutil.copytree(voc / "VOC2007", other)
     file = other / "ImageSets" / "Main" / "test.txt"

@@ -47,7 +47,7 @@ def test_the_archive(path: Path, tmp_path: Path) -> None:
         assert [line.split()[0] for line in lines] == [f"im{i:04d}" for i in range(32)]
         scores = np.array([float(line.split()[1]) for line in lines])
         assert np.isfinite(scores).all()
-        assert set(np.argsort(scores)[:2]) == {3, 29}  # what could not be read
+        assert set(np.argsort(scores)[:2]) == {3, 29}  # images that could not be read
 
 
 def test_both_splits_are_learnt_from(path: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_is_there_is_left_alone(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("record", [b"[" * 99_999, b"{}", b"\xff", b'"\\ud800"', None])
-def test_a_record_that_is_none_is_replaced(
+def test_a_malformed_record_is_replaced(
     path: Path, tmp_path: Path, record: bytes | None
 ) -> None:
     archive = write_submission(path, tmp_path / "s.tar.gz")

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from fishing.paper import compare, format_tables
+from fishing.paper import Result, compare, format_tables
 from fishing.paper import figures as paper
-from fishing.paper.tables import FORMATS, Result
+from fishing.paper.tables import FORMATS
 
 
 def _record(x7: float, boat: float | None = 0.25) -> dict[str, object]:
@@ -56,6 +56,15 @@ def test_text(comparison: dict[str, object]) -> None:
     assert rows["mean"][:3] == ["78.4", "79.4", "-1.0"]
     assert by_class.splitlines()[-2].split() == ["boat", "-", "-"]
     assert "arXiv:1507.06429" in note
+
+
+def test_own_sums_come_last_in_their_order() -> None:
+    record = _record(0.5)
+    names = ["x7+dW7", "dW6+dW7", "x5+dW7", "x6+dW7", "x5+dW6", "x7", "dW6"]
+    record["features"] |= dict.fromkeys(names, record["features"]["x7"])
+    text = format_tables(compare([Result("my_set", "vgg16", record)]), "txt")
+    found = re.findall(r"^((?:x|dW)\d\S*) ", text, re.M)
+    assert found == ["x7", "dW6", "dW7", *names[:5]]
 
 
 def test_titles(comparison: dict[str, object]) -> None:

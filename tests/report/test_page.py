@@ -75,7 +75,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 def _open(browser: webdriver.Chrome, page: Path) -> None:
     browser.get("about:blank")
     for log in ("browser", "performance"):
-        browser.get_log(log)  # what came before is not the page's
+        browser.get_log(log)  # drop the messages of earlier pages
     browser.get(page.resolve().as_uri())
 
 
@@ -220,7 +220,7 @@ def test_light_and_dark(browser: webdriver.Chrome, page: Path) -> None:
 
 
 def test_names_that_are_hostile(browser: webdriver.Chrome, tmp_path: Path, rng) -> None:
-    """Odd class names, no images, a class without AP, a feature of one's own."""
+    """The page has odd class names, no images, a class without AP and an own sum."""
     classes = ("cat", "dog", HOSTILE.replace("/", "|"))
     splits = {
         s: make_split(rng, 30, classes, failed=(2,)) for s in ("trainval", "test")
@@ -253,7 +253,7 @@ def test_the_papers_figures_stand_beside_ours(
     assert float(rows["dW7"][4].replace("−", "-")) == pytest.approx(  # noqa: RUF001
         ours - 80.9, abs=0.06
     )
-    # what is not on record stays at the end, whichever way the column is sorted
+    # Missing figures stay at the end, whichever way the column is sorted.
     button = browser.find_elements(By.CSS_SELECTOR, "#means thead button")[3]
     for expected in (["80.9", "79.4"], ["79.4", "80.9"]):
         button.click()
@@ -329,9 +329,10 @@ def test_the_commands_say_what_determines_the_values() -> None:
             **{"gpu_math": "tf32", "dtype": "float16"},
         },
         **{"train": "train", "test": "val", "protocol": "voc2012", "C": 1.0},
-        "features_file": "../f.h5",
+        "features_file": "../my f.h5",
     }
     extract_command, evaluate_command = _commands(record)
     for option in ("--temperature 4", "--dtype float16", "--device gpu:0 --tf32"):
         assert option in extract_command
+    assert extract_command.endswith("--output 'my f.h5'")
     assert "--train train --test val --protocol voc2012 -C 1" in evaluate_command

@@ -15,7 +15,7 @@ from fishing.search import evaluate_retrieval
 def test_equals_scikit_learn_query_by_query(tmp_path: Path, rng) -> None:
     split = make_split(rng, 40)
     split.labels[[3, 8, 21], [0, 1, 1]] = 0  # difficult
-    split.labels[30] = -1  # shares no class with any
+    split.labels[30] = -1  # shares no class with any image
     split.labels[31] = (0, -1)  # may share one, but never does
     file = write_file(tmp_path / "f.h5", test=split)
     record = evaluate_retrieval(file, features=["dW7", "x6"])
@@ -75,7 +75,7 @@ def test_progress(tmp_path: Path, rng) -> None:
         file, "val", ["x7", "dW7"], lambda *call: calls.append(call)
     )
     assert list(record["features"]) == ["x7", "dW7"]
-    # dW7 before x7, whose blob lies higher
+    # dW7 comes before x7, whose blob lies higher.
     steps = [("dW7", 0), ("x7", 1), ("x7", 2)]
     assert calls == [(name, done, 2, "features") for name, done in steps]
 
