@@ -166,3 +166,15 @@ def test_unknown_names(path: Path) -> None:
         evaluate(path, test="val")
     with pytest.raises(EvaluationError, match="expected a positive C"):
         evaluate(path, C=-1)
+
+
+def test_a_class_with_difficult_positives_alone_is_not_measured(
+    tmp_path: Path, rng, caplog
+) -> None:
+    train, test = _learnable(rng, 60), _learnable(rng, 40)
+    test.labels[test.labels[:, 1] > 0, 1] = 0
+    file = write_file(tmp_path / "f.h5", trainval=train, test=test)
+    result = evaluate(file, features=["x7"]).record["features"]["x7"]
+    assert result["AP"]["dog"] is None
+    assert result["mAP"] == result["AP"]["cat"]
+    assert "class 'dog' has" in caplog.text

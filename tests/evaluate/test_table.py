@@ -35,6 +35,7 @@ def test_narrow_table() -> None:
         ["boat", "car"],
     ]
     assert max(len(line) for b in blocks for line in b.splitlines()) <= 22
+    assert len(format_table(RECORD, width=3).split("\n\n")) == 4  # a column a block
 
 
 def test_equal_values_are_all_the_best() -> None:
@@ -65,3 +66,6 @@ def test_rows_of_several_temperatures() -> None:
         by_temperature([record(2.0), record(2.0)])
     with pytest.raises(EvaluationError, match="2 4 and another net; evaluate"):
         by_temperature([record(2.0), record(4.0, net="other")])
+    for key, value in (("classes", ["bus"]), ("lists", {"test": "0"})):
+        with pytest.raises(EvaluationError, match=f"2 4 and another {key}; evaluate"):
+            by_temperature([record(2.0), {**record(4.0), key: value}])
