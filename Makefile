@@ -56,7 +56,7 @@ demo: .venv/installed
 
 test: caffe-patched
 	$(BIN)/python tests/report/chromium.py
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: caffe-patched
 	$(BIN)/python -m pytest -m slow

@@ -52,6 +52,7 @@ setup(
             "hypothesis>=6.80",
             "mypy>=1.8",
             "pytest>=7.4",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             "selenium>=4.11",
             "types-requests",

@@ -14,27 +14,8 @@ from fishing.errors import BackendError
 class Backend(Protocol):
     """A net that is loaded and ready to run.
 
-    The classes that implement this interface take these parameters, except that
-    `OpenvinoBackend` takes no `tf32`. `open_backend` chooses among the classes.
-
-    Parameters
-    ----------
-    spec : NetSpec
-    temperature : float
-        tau of eq. 10; positive.
-    batch_size : int or None
-        By default 32 on the CPU, and on a GPU as many as its memory allows.
-    device : str
-        ``cpu`` or ``gpu:N``.
-    tf32 : bool
-        Multiply in TF32 on the GPU.
-
-    Raises
-    ------
-    BackendError
-        If the library is missing or does not run on the device, or if it stops.
-    NetError
-        If the weights are missing, or if the net does not fit or cannot be converted.
+    `open_backend` makes one. It describes the parameters and the errors of the classes
+    that implement this interface, of which `OpenvinoBackend` alone takes no `tf32`.
     """
 
     @property
