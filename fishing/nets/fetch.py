@@ -240,7 +240,7 @@ def _keep(file: Path, target: Path) -> None:
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Hold the lock of `target`, and turn errors of the disk into a NetError."""
+    """Keep the lock of `target`, and turn errors of the disk into a NetError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         waiting = partial(_log.info, "waiting for %s, which fetches the same file")

@@ -1,8 +1,8 @@
-"""The checksums by which HDF5 guards its structures: finding them, making them right.
+"""The checksums by which HDF5 guards its structures: find them, and make them right.
 
-A file that is damaged without them is refused at once, so that nothing is learnt of
-what would read the damage. In goes a valid file, out come its guarded blocks, and after
-a mutation their checksums are computed anew.
+HDF5 refuses a damaged file whose checksums are wrong at once, so a campaign would learn
+nothing about the code that reads the damage. Therefore the guarded blocks of a valid
+file are found, and after a mutation their checksums are computed again.
 """
 
 from __future__ import annotations
