@@ -15,7 +15,6 @@ import numpy as np
 
 from fishing.errors import EvaluationError, StoreError
 from fishing.extract import compute_blobs
-from fishing.images import Preprocess
 from fishing.kernels import (
     UnitRows,
     choose_features,
@@ -106,7 +105,7 @@ def search_photo(
         searched, names = _choose(file, features, k, splits)
         spec = recorded_net(file.settings, file.path, spec)
         expected = file.settings["preprocess"]
-        found = Preprocess(spec.input_size, spec.mean).describe()
+        found = spec.preprocess.describe()
         if found != expected:
             raise StoreError(
                 f"{path} was made with another preprocess: expected {expected}, found "
