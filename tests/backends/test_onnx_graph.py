@@ -188,7 +188,12 @@ def test_average_over_the_clipped_edge(tmp_path: Path) -> None:
     [
         (
             'layer { name: "d" type: "Deconvolution" bottom: "in" top: "out" }',
-            r"layer 'd' \(Deconvolution\): expected a type of: BatchNorm .*found",
+            r"layer 'd' \(Deconvolution\): expected a type of: Axpy .*found "
+            "'Deconvolution'; --backend caffe runs it$",
+        ),
+        (
+            'layer { name: "d" type: "ROIPooling" bottom: "in" top: "out" }',
+            r"layer 'd' \(ROIPooling\): expected a type of: AbsVal .*'ROIPooling'$",
         ),
         (
             'layers { name: "p" type: POWER bottom: "in" top: "out" }',
@@ -268,8 +273,12 @@ def test_average_over_the_clipped_edge(tmp_path: Path) -> None:
             "layer 'e' .*expected one coeff for each bottom of a SUM",
         ),
         (
+            'layer { name: "s" type: "ReLU" bottom: "in" bottom: "in" top: "out" }',
+            "layer 's' .*expected 1 bottom and 1 top, found 2 and 1",
+        ),
+        (
             'layer { name: "s" type: "Scale" bottom: "in" bottom: "in" top: "out" }',
-            "layer 's' .*expected one bottom and one top, found 2 and 1",
+            "layer 's' .*expected two bottoms with axis 0, found axis 1",
         ),
     ],
 )

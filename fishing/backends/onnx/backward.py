@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fishing.backends.onnx.builder import Builder, Value, refusal
+from fishing.backends.onnx.builder import Builder, Value
 from fishing.backends.onnx.layers import (
     batch_norm_statistics,
     prelu_slopes,
     scale_factors,
 )
-from fishing.nets import Head
+from fishing.nets import Head, refusal
 
 
 class _Step(NamedTuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fishing.backends.onnx.backward import backward
-from fishing.backends.onnx.builder import Builder, Graph, Value, refusal
+from fishing.backends.onnx.builder import Builder, Graph, Value
 from fishing.backends.onnx.layers import convert
 from fishing.nets import (
     BLOBS,
@@ -26,6 +26,7 @@ from fishing.nets import (
     prepare_head,
     read_net,
     read_weights,
+    refusal,
     weights_path,
 )
 
@@ -94,7 +95,7 @@ def build_graph(
         if missing:
             raise refusal(layer, f"a layer before it to write '{missing[0]}'", "none")
         bottoms = [values[bottom] for bottom in layer.bottom]
-        values[layer.top[0]] = convert(build, layer, bottoms)
+        values |= zip(layer.top, convert(build, layer, bottoms), strict=True)
     results = {name: values[blob] for name, blob in outputs.items()}
     if head:
         inputs[TAU] = []
