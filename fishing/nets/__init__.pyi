@@ -9,9 +9,20 @@ from .fetch import fetch_weights as fetch_weights
 from .head import SAME_VALUES as SAME_VALUES
 from .head import Head as Head
 from .head import prepare_head as prepare_head
+from .layer_shapes import CAFFE_ALONE as CAFFE_ALONE
+from .layer_shapes import ONNX_ALONE as ONNX_ALONE
+from .layer_shapes import Shape as Shape
+from .layer_shapes import canonical_axis as canonical_axis
+from .layer_shapes import concat_axis as concat_axis
+from .layer_shapes import crop_offsets as crop_offsets
+from .layer_shapes import factor_axes as factor_axes
+from .layer_shapes import layer_shapes as layer_shapes
 from .layers import ancestors as ancestors
 from .layers import check_input as check_input
 from .layers import check_settings as check_settings
+from .layers import refusal as refusal
+from .shapes import blob_shapes as blob_shapes
+from .shapes import check_layers as check_layers
 from .spec import NetSpec as NetSpec
 from .spec import Weights as Weights
 from .spec import load_net as load_net
@@ -19,3 +30,5 @@ from .spec import net_names as net_names
 from .weights import check_weights as check_weights
 from .weights import recorded_net as recorded_net
 from .weights import weights_path as weights_path
+from .windows import convolution_windows as convolution_windows
+from .windows import pooling_windows as pooling_windows

@@ -21,6 +21,7 @@ from fishing.nets.caffe_messages import (
     upgrade_layers,
 )
 from fishing.nets.caffe_weights import parse_binary
+from fishing.nets.fork_layers import translate_forks
 
 #: The most bytes of a deploy net, and values in the text format. The largest nets in
 #: use have a hundredth of these bytes and a twentieth of these values.
@@ -67,6 +68,7 @@ def read_net(prototxt: Path) -> Any:
         net = _from_bytes(content) if is_binary else _from_text(content.decode("utf-8"))
         upgrade_layers(net)
         upgrade_inputs(net)
+        translate_forks(net)
     except (ValueError, OSError) as error:
         raise NetError(f"{prototxt}: expected a deploy net, found {error}") from None
     included = [layer for layer in net.layer if _is_included(layer, net.state)]

@@ -61,6 +61,13 @@ def check_input(layers: Sequence[Any], shape: tuple[int, int, int]) -> None:
         )
 
 
+def refusal(layer: Any, expected: str, found: str) -> NetError:
+    """Make an error that says why a layer cannot be run."""
+    return NetError(
+        f"layer '{layer.name}' ({layer.type}): expected {expected}, found {found}"
+    )
+
+
 def check_settings(layer: Any) -> None:
     """Check that Caffe knows all settings of a layer, and that they are finite.
 
@@ -70,10 +77,7 @@ def check_settings(layer: Any) -> None:
         If a field is unknown, NaN or infinite.
     """
     if layer.stranger:
-        raise NetError(
-            f"layer '{layer.name}' ({layer.type}): expected Caffe's own settings, "
-            f"found {layer.stranger}"
-        )
+        raise refusal(layer, "Caffe's own settings", layer.stranger)
     for name in not_finite(layer):
         raise NetError(
             f"expected finite numbers, found another as {name} of '{layer.name}'"
