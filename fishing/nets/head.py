@@ -18,7 +18,7 @@ from fishing.nets.inner_products import (
     is_mean,
     n_positions,
 )
-from fishing.nets.layers import producer
+from fishing.nets.layers import place, producer
 
 #: Types of layers that change no values in the TEST phase.
 SAME_VALUES = frozenset({"Dropout", "Flatten", "Reshape", "Split"})
@@ -45,6 +45,11 @@ class Head(NamedTuple):
         str
         """
         return described([p.name for p in self.inner_products], self.lowest)
+
+    def activations(self) -> list[str]:
+        """Name the activations below the head, which no inner product reads: x6 ..."""
+        below = head_names(LAST)[: LAST - len(self.inner_products)]
+        return [name for name in self.blobs if name in below]
 
     def forward(self) -> dict[str, str]:
         """Map the names of stored activations, ``forward/x7``, to blobs of the net."""
@@ -184,17 +189,17 @@ class Walk:
         if hidden is not None:
             raise NetError(
                 f"expected layers of the types {' '.join(sorted(ELEMENT_WISE))}, or "
-                f"Slice and Eltwise MAX, between '{hidden.name}' (InnerProduct) and the "
-                f"head of {head}, found '{self._stop.name}' ({self._stop.type}); "
+                f"Slice and Eltwise MAX, between '{hidden.name}' ({hidden.type}) and "
+                f"the head of {head}, found '{self._stop.name}' ({self._stop.type}); "
                 f"leave out {x} '{blob}'"
             )
         stop = self._stop
-        if stop.type == "Convolution" and n_positions(self._shapes.get(stop.top[0])) == 1:
-            if blob in stop.bottom:
-                raise NetError(
-                    f"expected '{blob}' ({x}) to feed an inner product, found "
-                    f"{_no_product(stop, self._shapes)}"
-                )
+        is_vector = n_positions(self._shapes.get(stop.top[0])) == 1
+        if stop.type == "Convolution" and is_vector and blob in stop.bottom:
+            raise NetError(
+                f"expected '{blob}' ({x}) to feed an inner product, found "
+                f"{_no_product(stop, self._shapes)}"
+            )
 
     def _hidden_product(self) -> Any | None:
         """Find an inner product below the last layer, through blobs of one position."""
@@ -206,7 +211,7 @@ class Walk:
             layer = producer(below, blob)
             if layer.type == "InnerProduct":
                 return layer
-            rest = below[: _place(below, layer)]
+            rest = below[: place(below, layer)]
             todo += [(bottom, rest) for bottom in layer.bottom]
         return None
 
@@ -222,7 +227,7 @@ class Walk:
     def _step(self, blob: str) -> Any:
         """Go down to the layer that writes `blob`; in-place layers share its name."""
         layer = producer(self._below, blob)
-        self._below = self._below[: _place(self._below, layer)]
+        self._below = self._below[: place(self._below, layer)]
         self.passed.append(layer)
         if not layer.bottom:
             raise NetError(
@@ -261,10 +266,6 @@ class Walk:
                     "matrices of rank 1"
                 )
         return f"expected y8 to come from an inner product, found {found}"
-
-
-def _place(layers: Sequence[Any], layer: Any) -> int:
-    return [other is layer for other in layers].index(True)
 
 
 def _no_product(layer: Any, shapes: Shapes) -> str:

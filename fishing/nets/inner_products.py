@@ -55,10 +55,14 @@ def as_inner_products(
     found: list[Any] = []
     kernels: dict[str, Kernel] = {}
     done: set[str] = set()
+    readers: dict[str, list[Any]] = {}
+    for layer in layers:
+        for bottom in layer.bottom:
+            readers.setdefault(bottom, []).append(layer)
     for layer in layers:
         if layer.name in done:
             continue
-        bottom, mean = "", _mean_above(layer, layers, shapes)
+        mean = _mean_above(layer, readers, shapes)
         if mean is not None:
             bottom = f"{layer.bottom[0]}@{mean.name}"
             done.add(mean.name)
@@ -148,7 +152,9 @@ def _fitting_side(
     return side
 
 
-def _mean_above(layer: Any, layers: Sequence[Any], shapes: Shapes) -> Any | None:
+def _mean_above(
+    layer: Any, readers: Mapping[str, Sequence[Any]], shapes: Shapes
+) -> Any | None:
     """Find the global average pooling that alone reads a 1 x 1 convolution."""
     windows = _windows(layer, shapes)
     if windows is None or (windows.kernel, windows.stride, windows.pad) != (
@@ -157,10 +163,8 @@ def _mean_above(layer: Any, layers: Sequence[Any], shapes: Shapes) -> Any | None
         [0, 0],
     ):
         return None
-    readers = [other for other in layers if layer.top[0] in other.bottom]
-    if len(readers) != 1 or not is_mean(readers[0], shapes):
-        return None
-    return readers[0]
+    above = readers.get(layer.top[0], [])
+    return above[0] if len(above) == 1 and is_mean(above[0], shapes) else None
 
 
 def _covering_kernel(layer: Any, shapes: Shapes) -> Kernel | None:

@@ -7,6 +7,7 @@ net lacks is added: the softmax of the logits, and the mean over the positions o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,14 @@ from fishing.nets.inner_products import (
     n_positions,
     product_weights,
 )
-from fishing.nets.layers import ancestors, check_input, producer, separate_in_place
+from fishing.nets.layer_shapes import canonical_axis
+from fishing.nets.layers import (
+    ancestors,
+    check_input,
+    place,
+    producer,
+    separate_in_place,
+)
 from fishing.nets.shapes import blob_shapes, check_layers
 from fishing.nets.spec import NetSpec
 from fishing.nets.weights import weights_path
@@ -77,7 +85,6 @@ def prepare_net(spec: NetSpec) -> PreparedNet:
     """
     caffemodel = weights_path(spec)
     layers = read_net(spec.model).layer
-    check_input(layers, spec.preprocess.shape)
     layers, head, shapes, kernels = prepare_layers(
         layers, spec.blobs, spec.preprocess.shape
     )
@@ -96,6 +103,7 @@ def prepare_layers(
     for blob in blobs.values():
         producer(layers, blob)
     used = ancestors(layers, list(blobs.values()))
+    check_input(used, tuple(input_shape))
     check_layers(used, input_shape)
     for layer in used:  # `read_net` has chosen the layers of the TEST phase
         layer.ClearField("include")
@@ -109,8 +117,8 @@ def prepare_layers(
         _check_softmax(found, blobs, shapes)
     else:
         head.blobs["x8"] = _add_softmax(found, head)
-    for name, blob in head.blobs.items():
-        head.blobs[name] = _add_mean(found, name, blob, head, shapes)
+    for name in head.activations():
+        head.blobs[name] = _add_mean(found, name, head.blobs[name], shapes)
     found = ancestors(found, list(head.blobs.values()))
     return found, head, blob_shapes(found, input_shape), kernels
 
@@ -121,11 +129,7 @@ def _put_input_first(layers: list[Any]) -> None:
 
 def _first(layers: Sequence[Any], blobs: Mapping[str, str]) -> str:
     """Find the blob that is written first; all layers of the head come after it."""
-    places = {
-        [layer is producer(layers, blob) for layer in layers].index(True): blob
-        for blob in blobs.values()
-    }
-    return places[min(places)]
+    return min(blobs.values(), key=lambda blob: place(layers, producer(layers, blob)))
 
 
 def _check_softmax(
@@ -144,7 +148,7 @@ def _check_softmax(
             f"found the {softmax.type} of {' '.join(softmax.bottom) or 'nothing'}"
         )
     shape, axis = shapes[bottom], softmax.softmax_param.axis
-    if shape[axis - 1 if axis > 0 else axis] != max(shape):
+    if shape[canonical_axis(softmax, axis, shape) - 1] != math.prod(shape):
         raise NetError(
             f"expected '{softmax.name}' to take the softmax over the classes, found it "
             f"along axis {axis}"
@@ -161,12 +165,19 @@ def _add_softmax(layers: list[Any], head: Head) -> str:
     return name
 
 
-def _add_mean(
-    layers: list[Any], name: str, blob: str, head: Head, shapes: Shapes
-) -> str:
-    """Take the mean over the positions of an activation below the head, if it is a map.
-
-    The inputs of inner products keep all their positions.
-    """
-    is_input = forward_below(head, name)
-    return blob
+def _add_mean(layers: list[Any], name: str, blob: str, shapes: Shapes) -> str:
+    """Take the mean over the positions of an activation, if it is a map."""
+    shape = shapes.get(blob, ())
+    if n_positions(shape) == 1:
+        return blob
+    if len(shape) != 3:
+        raise NetError(
+            f"expected {name} '{blob}' to be a vector or a map of an image, found a "
+            f"blob of shape {list(shape) or 'unknown'}"
+        )
+    mean = f"{name}@mean"
+    pooling = LayerParameter(name=mean, type="Pooling", bottom=[blob], top=[mean])
+    pooling.pooling_param.pool = PoolingParameter.AVE
+    pooling.pooling_param.global_pooling = True
+    layers.append(pooling)
+    return mean
