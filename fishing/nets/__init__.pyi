@@ -33,5 +33,6 @@ from .spec import net_names as net_names
 from .weights import check_weights as check_weights
 from .weights import recorded_net as recorded_net
 from .weights import weights_path as weights_path
+from .windows import Windows as Windows
 from .windows import convolution_windows as convolution_windows
 from .windows import pooling_windows as pooling_windows

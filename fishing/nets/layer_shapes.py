@@ -22,12 +22,17 @@ Shape = tuple[int, ...]
 CAFFE_ALONE = frozenset(
     {
         *("AbsVal", "ArgMax", "BNLL", "BatchReindex", "Clip", "Deconvolution"),
-        *("DummyData", "Embed", "Exp", "Filter", "Im2col", "LSTM", "LSTMUnit", "Log"),
+        *("Embed", "Exp", "Filter", "Im2col", "LSTM", "LSTMUnit", "Log"),
         *("MVN", "Parameter", "RNN", "Reduction", "SPP", "Swish", "Threshold", "Tile"),
     }
 )
 #: Layers of forks that patched Caffe does not have.
 ONNX_ALONE = frozenset({"Axpy", "ShuffleChannel"})
+
+# `read_net` has turned into an Input what it could.
+_BRINGS_IMAGES = {
+    *("Data", "DummyData", "HDF5Data", "ImageData", "MemoryData", "WindowData"),
+}
 
 #: The most values that a blob may have for one image: 256 MiB.
 MOST_VALUES = 2**26
@@ -41,6 +46,9 @@ def layer_shapes(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     NetError
         If the layer cannot be computed for one image at a time as Caffe does it.
     """
+    if layer.type in _BRINGS_IMAGES:
+        wanted = "an Input layer, or a crop_size that tells the size of an image"
+        raise refusal(layer, wanted, "neither; put an Input layer in its place")
     if layer.type not in _RULES:
         known = " ".join(sorted(CAFFE_ALONE.union(_RULES)))
         raise refusal(layer, f"a type of: {known}", f"'{layer.type}'")

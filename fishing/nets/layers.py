@@ -47,7 +47,7 @@ def separate_in_place(layers: Sequence[Any], x5: str) -> None:
             layer.top[i] = current[top]
 
 
-def check_input(layers: Sequence[Any], shape: tuple[int, int, int]) -> None:
+def check_input(layers: Sequence[Any], shape: Sequence[int]) -> None:
     """Check that a net has one input, of images of this shape.
 
     Raises

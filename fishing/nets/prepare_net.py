@@ -103,7 +103,7 @@ def prepare_layers(
     for blob in blobs.values():
         producer(layers, blob)
     used = ancestors(layers, list(blobs.values()))
-    check_input(used, tuple(input_shape))
+    check_input(used, input_shape)
     check_layers(used, input_shape)
     for layer in used:  # `read_net` has chosen the layers of the TEST phase
         layer.ClearField("include")

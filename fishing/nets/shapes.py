@@ -10,7 +10,7 @@ from typing import Any
 
 from fishing.errors import NetError
 from fishing.nets.layer_shapes import CAFFE_ALONE, Shape, layer_shapes
-from fishing.nets.layers import check_settings, refusal
+from fishing.nets.layers import check_input, check_settings, refusal
 
 
 def blob_shapes(layers: Sequence[Any], input_shape: Sequence[int]) -> dict[str, Shape]:
@@ -51,7 +51,7 @@ def blob_shapes(layers: Sequence[Any], input_shape: Sequence[int]) -> dict[str, 
 
 
 def check_layers(layers: Sequence[Any], input_shape: Sequence[int]) -> None:
-    """Check all layers that a net needs.
+    """Check all layers that a net needs, in the order in which they run.
 
     Layers that only Caffe can run, and those above them, are left to Caffe.
 
@@ -66,8 +66,8 @@ def check_layers(layers: Sequence[Any], input_shape: Sequence[int]) -> None:
     ------
     NetError
         If no backend has a layer of that type; if it has settings or bottoms with which
-        Caffe does not run it, or mixes images; or if two layers share a name or
-        parameters.
+        Caffe does not run it, or mixes images; if two layers share a name or
+        parameters; or if the net has more than one input, or one of another shape.
     """
     _check_names(layers)
     shapes: dict[str, Shape] = {}
@@ -77,12 +77,15 @@ def check_layers(layers: Sequence[Any], input_shape: Sequence[int]) -> None:
             check_settings(layer)
             unknown.update(layer.top)
         else:
-            found = _tops(layer, shapes, input_shape)
+            found = _tops(layer, shapes)
             shapes |= zip(layer.top, found, strict=True)
+    check_input(layers, input_shape)
 
 
 def _tops(
-    layer: Any, shapes: Mapping[str, Shape], input_shape: Sequence[int]
+    layer: Any,
+    shapes: Mapping[str, Shape],
+    input_shape: Sequence[int] | None = None,
 ) -> list[Shape]:
     """Compute the shapes of a layer's tops from those of the blobs before it."""
     if layer.type == "Input":
@@ -90,7 +93,9 @@ def _tops(
         given = given * len(layer.top) if len(given) == 1 else given
         if len(given) != len(layer.top):
             raise refusal(layer, "a shape for each top", f"{len(given)}")
-        return given if shapes else [tuple(input_shape), *given[1:]]
+        if input_shape is None or shapes:
+            return given
+        return [tuple(input_shape), *given[1:]]
     for bottom in layer.bottom:
         if bottom not in shapes:
             raise refusal(layer, f"a layer before it to write '{bottom}'", "none")
