@@ -8,7 +8,7 @@ from .caffe_weights import read_weights as read_weights
 from .fetch import fetch_weights as fetch_weights
 from .head import SAME_VALUES as SAME_VALUES
 from .head import Head as Head
-from .head import prepare_head as prepare_head
+from .head import find_head as find_head
 from .layer_shapes import CAFFE_ALONE as CAFFE_ALONE
 from .layer_shapes import ONNX_ALONE as ONNX_ALONE
 from .layer_shapes import Shape as Shape
@@ -21,6 +21,9 @@ from .layers import ancestors as ancestors
 from .layers import check_input as check_input
 from .layers import check_settings as check_settings
 from .layers import refusal as refusal
+from .prepare_net import PreparedNet as PreparedNet
+from .prepare_net import prepare_net as prepare_net
+from .propose_blobs import propose_blobs as propose_blobs
 from .shapes import blob_shapes as blob_shapes
 from .shapes import check_layers as check_layers
 from .spec import NetSpec as NetSpec

@@ -17,6 +17,11 @@ def producer(layers: Sequence[Any], blob: str) -> Any:
     return found[-1]
 
 
+def place(layers: Sequence[Any], layer: Any) -> int:
+    """Find the place of this very layer; others may be equal to it."""
+    return next(i for i, other in enumerate(layers) if other is layer)
+
+
 def ancestors(layers: Sequence[Any], blobs: Sequence[str]) -> list[Any]:
     """List, in their order, the layers that any of `blobs` depends on."""
     needed, kept = set(blobs), []
@@ -32,8 +37,7 @@ def separate_in_place(layers: Sequence[Any], x5: str) -> None:
 
     The names of bottoms and tops are changed in the given layers.
     """
-    start = [layer is producer(layers, x5) for layer in layers].index(True) + 1
-    head = layers[start:]
+    head = layers[place(layers, producer(layers, x5)) + 1 :]
     last = {top: layer.name for layer in head for top in layer.top}
     current: dict[str, str] = {}
     for layer in head:
