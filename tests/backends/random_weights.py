@@ -99,10 +99,12 @@ def _draw(
     if layer.type in ("Convolution", "InnerProduct"):
         return [_normal(rng, shapes[0]), *(np.zeros(s, np.float32) for s in shapes[1:])]
     if layer.type == "BatchNorm":
-        x = np.moveaxis(bottoms[0], 1, 0).reshape(len(shapes[0]) and shapes[0][0], -1)
+        x = np.moveaxis(bottoms[0], 1, 0).reshape(shapes[0][0], -1)
         spread = np.float32(x.std() or 1)
-        mean = x.mean(axis=1) + spread / 10 * _normal(rng, shapes[0])
-        variance = (x.var(axis=1) + spread**2 / 20) * rng.uniform(0.8, 1.3, shapes[0])
+        # With all of the mean subtracted, each layer would multiply rounding errors.
+        mean = x.mean(axis=1) / 4 + spread / 10 * _normal(rng, shapes[0])
+        square = (x - mean[:, None]).var(axis=1) + (x.mean(axis=1) - mean) ** 2
+        variance = (square + spread**2 / 20) * rng.uniform(0.8, 1.3, shapes[0])
         factor = np.float32(rng.uniform(0.5, 2))
         stored = (mean * factor, variance * factor, np.full(1, factor))
         return [np.asarray(values, np.float32) for values in stored]
