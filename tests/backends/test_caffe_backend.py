@@ -20,7 +20,7 @@ from fishing.backends.caffe import CaffeBackend
 from fishing.backends.caffe.net import gradient_net
 from fishing.errors import BackendError, NetError
 from fishing.images import Preprocess
-from fishing.nets import BLOBS, NetSpec, load_net, read_net
+from fishing.nets import BLOBS, NetSpec, load_net, prepare_net, read_net
 
 Array = NDArray[Any]
 TAU = 2.0
@@ -142,13 +142,7 @@ def test_eq_9_caffes_own_weight_gradient(
     spec: NetSpec, data: NDArray[np.float32], blobs: dict[str, Array]
 ) -> None:
     """Let Caffe compute dE/dW itself, image by image."""
-    derived = gradient_net(
-        read_net(spec.model),
-        spec.blobs,
-        temperature=TAU,
-        batch_size=1,
-        input_shape=spec.preprocess.shape,
-    )
+    derived = gradient_net(prepare_net(spec), temperature=TAU, batch_size=1)
     for layer in derived.param.layer:
         for param in layer.param:
             param.lr_mult = 1
@@ -344,13 +338,7 @@ def test_nothing_to_learn_below_the_head(tmp_path: Path, trunk, bias) -> None:
 def test_no_needless_work(tmp_path: Path) -> None:
     """Caffe must not go below y6, nor compute gradients of weights."""
     spec = load_net("tinyalexnet")
-    derived = gradient_net(
-        read_net(spec.model),
-        spec.blobs,
-        temperature=TAU,
-        batch_size=2,
-        input_shape=(3, 64, 64),
-    )
+    derived = gradient_net(prepare_net(spec), temperature=TAU, batch_size=2)
     net = _net(derived.param, spec)
     for name, blob in net.blobs.items():
         blob.diff[...] = 7 if name != "loss" else 1
