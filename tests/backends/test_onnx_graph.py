@@ -202,6 +202,58 @@ def test_average_over_the_clipped_edge(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, np.outer(side, side), rtol=1e-6)
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_axpy(tmp_path: Path, flat: bool) -> None:
+    """It computes a x + y, with a factor a for each channel: SENet's own layer."""
+    pool = "pooling_param { pool: AVE global_pooling: true }"
+    factors = 'layer { name: "f" type: "Flatten" bottom: "p" top: "f" }' if flat else ""
+    layers = (
+        f'layer {{ name: "p" type: "Pooling" bottom: "in" top: "p" {pool} }} {factors}'
+        'layer { name: "y" type: "Sigmoid" bottom: "in" top: "y" }'
+        f'layer {{ name: "axpy" type: "Axpy" bottom: "{"f" if flat else "p"}" '
+        'bottom: "in" bottom: "y" top: "out" }'
+    )
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 6)).astype(np.float32)
+    found = _run(_one(tmp_path, layers, "out", (5, 4, 6)), x).reshape(x.shape)
+    x = x.astype(np.float64)
+    expected = x.mean(axis=(2, 3), keepdims=True) * x + 1 / (1 + np.exp(-x))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_shuffle_channel(tmp_path: Path) -> None:
+    """Channel j of group i becomes channel i of group j: ShuffleNet's own layer."""
+    layer = (
+        'layer { name: "s" type: "ShuffleChannel" bottom: "in" top: "out" '
+        "shuffle_channel_param { group: 3 } }"
+    )
+    x = np.random.default_rng(0).normal(size=(2, 12, 2, 3)).astype(np.float32)
+    found = _run(_one(tmp_path, layer, "out", (12, 2, 3)), x).reshape(x.shape)
+    for i in range(3):
+        for j in range(4):
+            np.testing.assert_array_equal(found[:, 3 * j + i], x[:, 4 * i + j])
+
+
+@pytest.mark.parametrize("kind", ["ConvolutionDepthwise", "DepthwiseConvolution"])
+def test_depthwise_convolution(tmp_path: Path, kind: str) -> None:
+    prototxt, weights = tmp_path / "one.prototxt", tmp_path / "one.caffemodel"
+    prototxt.write_text(
+        INPUT.format(5, 4, 6)
+        + f'layer {{ name: "c" type: "{kind}" bottom: "in" top: "out" '
+        "convolution_param { num_output: 5 kernel_size: 3 bias_term: false } }"
+    )
+    rng = np.random.default_rng(0)
+    x, W = rng.normal(size=(2, 5, 4, 6)), rng.normal(size=(5, 1, 3, 3))
+    net = read_net(prototxt)
+    kernels = {"c": [W.astype(np.float32)]}
+    graph = build_graph(net.layer, kernels, weights, outputs={"top": "out"})
+    found = _run(graph, x.astype(np.float32)).reshape(2, 5, 2, 4)
+    places = [(i, j) for i in range(3) for j in range(3)]
+    expected = sum(
+        x[:, :, i : i + 2, j : j + 4] * W[:, :, i, j, None] for i, j in places
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
