@@ -138,7 +138,9 @@ def test_tempered_files(head, depth: int, tmp_path: Path, rng) -> None:
 
 def test_a_net_with_another_head(head, depth: int) -> None:
     spec, blobs, _ = head
-    with pytest.raises(NetError, match=rf"expected a net with {depth + 1} inner products"):
+    with pytest.raises(
+        NetError, match=rf"expected a net with {depth + 1} inner products"
+    ):
         read_steps(spec, _widths(blobs, depth + 1))
 
 
