@@ -21,6 +21,7 @@ from .layers import ancestors as ancestors
 from .layers import check_input as check_input
 from .layers import check_settings as check_settings
 from .layers import refusal as refusal
+from .parameter_shapes import parameter_shapes as parameter_shapes
 from .prepare_net import PreparedNet as PreparedNet
 from .prepare_net import prepare_net as prepare_net
 from .propose_blobs import propose_blobs as propose_blobs

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fishing.backends.onnx.backend import open_session
 from fishing.backends.onnx.builder import Builder, Value
 from fishing.backends.onnx.layers import convert
-from fishing.nets import LayerWeights, factor_axes
+from fishing.nets import LayerWeights, parameter_shapes
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -55,32 +55,6 @@ def random_weights(
             if last_use[bottom] == i and bottom not in layer.top:
                 del blobs[bottom]
     return weights
-
-
-def parameter_shapes(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
-    """List the shapes of a layer's parameters; only the first bottom's shape counts."""
-    x = bottoms[0]
-    if layer.type == "Convolution":
-        p = layer.convolution_param
-        sides = list(p.kernel_size) * (2 if len(p.kernel_size) == 1 else 1)
-        kernel = sides or [p.kernel_h, p.kernel_w]
-        shapes: list[Shape] = [(p.num_output, x[0] // p.group, *kernel)]
-        return shapes + [(p.num_output,)] * p.bias_term
-    if layer.type == "InnerProduct":
-        p = layer.inner_product_param
-        axis = p.axis if p.axis > 0 else p.axis + len(x) + 1
-        n_in = int(np.prod(x[axis - 1 :]))
-        shape = (n_in, p.num_output) if p.transpose else (p.num_output, n_in)
-        return [shape, *[(p.num_output,)] * p.bias_term]
-    if layer.type == "BatchNorm":
-        return [x[:1], x[:1], (1,)]
-    if layer.type == "PReLU":
-        return [() if layer.prelu_param.channel_shared else x[:1]]
-    if layer.type in ("Scale", "Bias") and len(bottoms) == 1:
-        start, end = factor_axes(layer, x)
-        has_both = layer.type == "Scale" and layer.scale_param.bias_term
-        return [x[start:end]] * (1 + has_both)
-    return []
 
 
 def write_caffemodel(path: Path, weights: Mapping[str, Sequence[Array]]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from random_weights import parameter_shapes, random_weights, write_caffemodel
+from random_weights import random_weights, write_caffemodel
 
 from fishing.backends import Backend
 from fishing.backends.caffe import CaffeBackend
@@ -32,6 +32,7 @@ from fishing.nets import (
     Weights,
     ancestors,
     blob_shapes,
+    parameter_shapes,
     propose_blobs,
     read_net,
 )
@@ -57,7 +58,7 @@ def convert(prototxt: Path) -> str:
     shapes = blob_shapes(net.layer, shape)
     weights: LayerWeights = {}
     for layer in ancestors(net.layer, list(blobs.values())):
-        if all(bottom in shapes for bottom in layer.bottom) and layer.bottom:
+        if all(bottom in shapes for bottom in layer.bottom):
             found = parameter_shapes(layer, [shapes[b] for b in layer.bottom])
             weights[layer.name] = [np.broadcast_to(np.float32(0), s) for s in found]
     layers, head, _, kernels = prepare_layers(net.layer, blobs, shape)
