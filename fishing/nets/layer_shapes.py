@@ -21,9 +21,8 @@ Shape = tuple[int, ...]
 #: Layers of Caffe without a rule here, which only Caffe itself can run.
 CAFFE_ALONE = frozenset(
     {
-        *("AbsVal", "ArgMax", "BNLL", "BatchReindex", "Clip", "Deconvolution"),
-        *("Embed", "Exp", "Filter", "Im2col", "LSTM", "LSTMUnit", "Log"),
-        *("MVN", "Parameter", "RNN", "Reduction", "SPP", "Swish", "Threshold", "Tile"),
+        *("AbsVal", "ArgMax", "BNLL", "Clip", "Deconvolution", "Exp", "Im2col", "Log"),
+        *("MVN", "Reduction", "SPP", "Swish", "Threshold", "Tile"),
     }
 )
 #: Layers of forks that patched Caffe does not have.
@@ -267,7 +266,7 @@ def _slice(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     x, n_tops = bottoms[0], len(layer.top)
     axis, points = concat_axis(layer, x), list(layer.slice_param.slice_point)
     length = x[axis - 1]
-    if not points and length % n_tops == 0:
+    if not points and length and length % n_tops == 0:
         points = list(range(length // n_tops, length, length // n_tops))
     ends = [0, *points, length]
     sizes = [end - start for start, end in itertools.pairwise(ends)]
