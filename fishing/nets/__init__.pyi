@@ -1,3 +1,8 @@
+from .axes import Shape as Shape
+from .axes import canonical_axis as canonical_axis
+from .axes import concat_axis as concat_axis
+from .axes import crop_offsets as crop_offsets
+from .axes import factor_axes as factor_axes
 from .blobs import BLOBS as BLOBS
 from .blobs import forward_blob as forward_blob
 from .blobs import head_names as head_names
@@ -11,11 +16,6 @@ from .head import Head as Head
 from .head import find_head as find_head
 from .layer_shapes import CAFFE_ALONE as CAFFE_ALONE
 from .layer_shapes import ONNX_ALONE as ONNX_ALONE
-from .layer_shapes import Shape as Shape
-from .layer_shapes import canonical_axis as canonical_axis
-from .layer_shapes import concat_axis as concat_axis
-from .layer_shapes import crop_offsets as crop_offsets
-from .layer_shapes import factor_axes as factor_axes
 from .layer_shapes import layer_shapes as layer_shapes
 from .layers import ancestors as ancestors
 from .layers import check_input as check_input

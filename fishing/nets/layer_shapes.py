@@ -12,17 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fishing.errors import NetError
+from fishing.nets import map_shapes
+from fishing.nets.axes import Shape, canonical_axis, concat_axis, factor_axes
 from fishing.nets.caffe_messages import TEST, EltwiseParameter
 from fishing.nets.layers import check_settings, refusal
-from fishing.nets.windows import convolution_windows, pooling_windows
 
-Shape = tuple[int, ...]
-
-#: Layers of Caffe without a rule here, which only Caffe itself can run.
+#: Layers that Caffe has and that are not converted for ONNX Runtime.
 CAFFE_ALONE = frozenset(
     {
-        *("AbsVal", "ArgMax", "BNLL", "Clip", "Deconvolution", "Exp", "Im2col", "Log"),
-        *("MVN", "Reduction", "SPP", "Swish", "Threshold", "Tile"),
+        *("AbsVal", "BNLL", "Clip", "Deconvolution", "Exp", "Log", "MVN", "Reduction"),
+        *("SPP", "Swish", "Threshold", "Tile"),
     }
 )
 #: Layers of forks that patched Caffe does not have.
@@ -49,7 +48,7 @@ def layer_shapes(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
         wanted = "an Input layer, or a crop_size that tells the size of an image"
         raise refusal(layer, wanted, "neither; put an Input layer in its place")
     if layer.type not in _RULES:
-        known = " ".join(sorted(CAFFE_ALONE.union(_RULES)))
+        known = " ".join(sorted(_RULES))
         raise refusal(layer, f"a type of: {known}", f"'{layer.type}'")
     check_settings(layer)
     if layer.HasField("phase") and layer.phase != TEST:
@@ -69,37 +68,6 @@ def layer_shapes(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
                 f"'{top}' of shape {list(shape)}"
             )
     return shapes
-
-
-def canonical_axis(layer: Any, axis: int, shape: Shape) -> int:
-    """Count an axis from the first, and refuse the batch axis and missing ones."""
-    n_axes = len(shape) + 1
-    found = axis + n_axes if axis < 0 else axis
-    if not 1 <= found < n_axes:
-        wanted = f"an axis from 1 to {n_axes - 1}, which leaves images apart"
-        raise refusal(layer, wanted, f"axis {axis}")
-    return found
-
-
-def factor_axes(layer: Any, shape: Shape) -> tuple[int, int]:
-    """Find the axes of a blob that the parameters of its Scale or Bias span."""
-    p = layer.scale_param if layer.type == "Scale" else layer.bias_param
-    start = canonical_axis(layer, p.axis, shape) - 1
-    end = len(shape) if p.num_axes == -1 else start + p.num_axes
-    if p.num_axes < -1 or end > len(shape):
-        found = f"axis {p.axis} and num_axes {p.num_axes}"
-        raise refusal(layer, f"axes of a blob of {len(shape) + 1}", found)
-    return start, end
-
-
-def crop_offsets(layer: Any, shape: Shape) -> list[int]:
-    """Find where a Crop begins along each of the last axes, up to the last."""
-    p = layer.crop_param
-    n_axes = len(shape) + 1 - canonical_axis(layer, p.axis, shape)
-    offsets = list(p.offset) or [0]
-    if len(offsets) not in (1, n_axes):
-        raise refusal(layer, f"1 offset or {n_axes}", f"{len(offsets)}")
-    return offsets * n_axes if len(offsets) == 1 else offsets
 
 
 def _same(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -123,42 +91,6 @@ def _concat(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     return [tuple(shape)]
 
 
-def concat_axis(layer: Any, shape: Shape) -> int:
-    """Find the axis of a Concat or a Slice, under its new or its old name."""
-    is_concat = layer.type == "Concat"
-    p = layer.concat_param if is_concat else layer.slice_param
-    old = "concat_dim" if is_concat else "slice_dim"
-    if p.HasField(old) and p.HasField("axis"):
-        raise refusal(layer, f"axis or {old}", "both")
-    return canonical_axis(layer, getattr(p, old) if p.HasField(old) else p.axis, shape)
-
-
-def _convolution(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
-    p = layer.convolution_param
-    channels, *size = _planes(layer, bottoms[0])
-    if canonical_axis(layer, p.axis, bottoms[0]) != 1:
-        raise refusal(layer, "channels on axis 1", f"axis {p.axis}")
-    counts = convolution_windows(layer, size).counts
-    if p.group < 1 or channels % p.group or p.num_output % p.group:
-        found = f"{channels} of the bottom and {p.num_output} of the top"
-        raise refusal(layer, f"channels in {p.group} groups", found)
-    if p.num_output < 1 or min(counts) < 1:
-        raise refusal(layer, "an output", f"one of {[p.num_output, *counts]}")
-    return [(p.num_output, *counts)]
-
-
-def _crop(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
-    x, like = bottoms
-    if len(x) != len(like):
-        raise refusal(layer, "two bottoms of as many axes", f"{x} and {like}")
-    offsets = crop_offsets(layer, x)
-    kept = len(x) - len(offsets)
-    ends = [o + n for o, n in zip(offsets, like[kept:], strict=True)]
-    if any(end > n for end, n in zip(ends, x[kept:], strict=True)):
-        raise refusal(layer, f"a cut within {x}", f"{like} from {offsets}")
-    return [x[:kept] + like[kept:]]
-
-
 def _eltwise(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     p = layer.eltwise_param
     if len(set(bottoms)) != 1:
@@ -169,16 +101,6 @@ def _eltwise(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
         found = f"{len(p.coeff)} for the {kind} of {len(bottoms)}"
         raise refusal(layer, "one coeff for each bottom of a SUM", found)
     return [bottoms[0]]
-
-
-def _axpy(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
-    """Check that the first bottom has a factor for each channel of the second."""
-    factors, x, y = bottoms
-    channels = _planes(layer, x)[0]
-    if x != y or factors not in ((channels,), (channels, 1, 1)):
-        found = " ".join(map(str, bottoms))
-        raise refusal(layer, "a factor for each channel of two equal shapes", found)
-    return [x]
 
 
 def _factors(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -215,17 +137,9 @@ def _inner_product(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     return [(*bottoms[0][: axis - 1], p.num_output)]
 
 
-def _lrn(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
-    _planes(layer, bottoms[0])
-    size = layer.lrn_param.local_size
-    if size < 1 or size % 2 == 0:
-        raise refusal(layer, "an odd local_size", str(size))
-    return [bottoms[0]]
-
-
-def _pooling(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
-    channels, *size = _planes(layer, bottoms[0])
-    return [(channels, *pooling_windows(layer, size).counts)]
+def _reduction(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
+    axis = canonical_axis(layer, layer.reduction_param.axis, bottoms[0])
+    return [bottoms[0][: axis - 1]]
 
 
 def _reshape(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -255,13 +169,6 @@ def _reshape(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     return [tuple(rest_of)]
 
 
-def _shuffle_channel(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
-    channels, group = _planes(layer, bottoms[0])[0], layer.shuffle_channel_param.group
-    if group < 1 or channels % group:
-        raise refusal(layer, f"channels in {group} groups", str(channels))
-    return [bottoms[0]]
-
-
 def _slice(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     x, n_tops = bottoms[0], len(layer.top)
     axis, points = concat_axis(layer, x), list(layer.slice_param.slice_point)
@@ -284,11 +191,12 @@ def _softmax(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     return [bottoms[0]]
 
 
-def _planes(layer: Any, shape: Shape) -> Shape:
-    """Check that a bottom has channels, height and width, and return its shape."""
-    if len(shape) != 3:
-        raise refusal(layer, "a bottom of 4 axes", f"{len(shape) + 1}")
-    return shape
+def _tile(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
+    p, x = layer.tile_param, bottoms[0]
+    axis = canonical_axis(layer, p.axis, x)
+    if p.tiles < 1:
+        raise refusal(layer, "tiles of 1 or more", str(p.tiles))
+    return [(*x[: axis - 1], x[axis - 1] * p.tiles, *x[axis:])]
 
 
 class _Number(NamedTuple):
@@ -302,7 +210,7 @@ class _Number(NamedTuple):
 
     def words(self, noun: str) -> str:
         if self.most == math.inf:
-            return f"{self.least} {noun}s or more"
+            return f"{self.least} {noun}{'s' if self.least > 1 else ''} or more"
         if self.least == self.most:
             return f"{self.least} {noun}{'s' if self.least > 1 else ''}"
         return f"{self.least} to {self.most} {noun}s"
@@ -317,33 +225,45 @@ class _Rule(NamedTuple):
 
 
 _RULES = {
-    "Axpy": _Rule(_axpy, bottoms=_Number(3, 3)),
+    "AbsVal": _Rule(_same),
+    "Axpy": _Rule(map_shapes.axpy, bottoms=_Number(3, 3)),
+    "BNLL": _Rule(_same),
     "BatchNorm": _Rule(_batch_norm),
     "Bias": _Rule(_factors, bottoms=_Number(1, 2)),
+    "Clip": _Rule(_same),
     "Concat": _Rule(_concat, bottoms=_Number(1, math.inf)),
-    "Convolution": _Rule(_convolution),
-    "Crop": _Rule(_crop, bottoms=_Number(2, 2)),
+    "Convolution": _Rule(map_shapes.convolution),
+    "Crop": _Rule(map_shapes.crop, bottoms=_Number(2, 2)),
+    "Deconvolution": _Rule(map_shapes.deconvolution),
     "Dropout": _Rule(_same),
     "ELU": _Rule(_same),
     "Eltwise": _Rule(_eltwise, bottoms=_Number(2, math.inf)),
+    "Exp": _Rule(_same),
     "Flatten": _Rule(_flatten),
     "InnerProduct": _Rule(_inner_product),
-    "LRN": _Rule(_lrn),
+    "LRN": _Rule(map_shapes.lrn),
+    "Log": _Rule(_same),
+    "MVN": _Rule(_same),
     "PReLU": _Rule(_same),
-    "Pooling": _Rule(_pooling),
+    "Pooling": _Rule(map_shapes.pooling),
     "Power": _Rule(_same),
     "ReLU": _Rule(_same),
+    "Reduction": _Rule(_reduction),
     "Reshape": _Rule(_reshape),
+    "SPP": _Rule(map_shapes.spatial_pyramid),
     "Scale": _Rule(_factors, bottoms=_Number(1, 2)),
-    "ShuffleChannel": _Rule(_shuffle_channel),
+    "ShuffleChannel": _Rule(map_shapes.shuffle_channel),
     "Sigmoid": _Rule(_same),
     "Slice": _Rule(_slice, tops=_Number(1, math.inf)),
     "Softmax": _Rule(_softmax),
     "Split": _Rule(_same, tops=_Number(1, math.inf)),
+    "Swish": _Rule(_same),
     "TanH": _Rule(_same),
+    "Threshold": _Rule(_same),
+    "Tile": _Rule(_tile),
 }
 # Layers that Caffe computes element by element, so that a top may replace its bottom.
 _IN_PLACE = {
-    *("BatchNorm", "Bias", "Dropout", "ELU", "PReLU", "Power", "ReLU", "Scale"),
-    *("Sigmoid", "Softmax", "TanH"),
+    *("BNLL", "BatchNorm", "Bias", "Clip", "Dropout", "ELU", "Exp", "Log", "PReLU"),
+    *("Power", "ReLU", "Scale", "Sigmoid", "Softmax", "TanH", "Threshold"),
 }

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fishing.nets.layer_shapes import Shape, canonical_axis, factor_axes
+from fishing.nets.axes import Shape, canonical_axis, factor_axes
 from fishing.nets.windows import convolution_windows
 
 
@@ -33,11 +33,14 @@ def parameter_shapes(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     [(48, 3, 5, 5), (48,)]
     """
     x = bottoms[0] if bottoms else ()
-    if layer.type == "Convolution":
+    if layer.type in ("Convolution", "Deconvolution"):
         p = layer.convolution_param
+        n_in, n_out = x[0], p.num_output
+        if layer.type == "Deconvolution":
+            n_in, n_out = n_out, n_in
         kernel = convolution_windows(layer, x[1:]).kernel
         bias = [(p.num_output,)] if p.bias_term else []
-        return [(p.num_output, x[0] // p.group, *kernel), *bias]
+        return [(n_out, n_in // p.group, *kernel), *bias]
     if layer.type == "InnerProduct":
         p = layer.inner_product_param
         width = math.prod(x[canonical_axis(layer, p.axis, x) - 1 :])

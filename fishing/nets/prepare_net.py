@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fishing.errors import NetError
+from fishing.nets.axes import canonical_axis
 from fishing.nets.caffe_files import read_net
 from fishing.nets.caffe_messages import LayerParameter, PoolingParameter
 from fishing.nets.caffe_weights import LayerWeights, fit_weights, read_weights
@@ -24,7 +25,6 @@ from fishing.nets.inner_products import (
     n_positions,
     product_weights,
 )
-from fishing.nets.layer_shapes import canonical_axis
 from fishing.nets.layers import (
     ancestors,
     place,
@@ -127,11 +127,10 @@ def prepare_layers(
 def _parameter_shapes(
     layers: Sequence[Any], shapes: Shapes
 ) -> dict[str, list[tuple[int, ...]]]:
-    """Find the shapes of all parameters but those of layers that Caffe alone has."""
+    """Find the shapes of the parameters of each layer that has some."""
     found = {
         layer.name: parameter_shapes(layer, [shapes[b] for b in layer.bottom])
         for layer in layers
-        if all(bottom in shapes for bottom in layer.bottom)
     }
     return {name: of_layer for name, of_layer in found.items() if of_layer}
 

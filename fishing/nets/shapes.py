@@ -9,15 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fishing.errors import NetError
-from fishing.nets.layer_shapes import CAFFE_ALONE, Shape, layer_shapes
-from fishing.nets.layers import check_input, check_settings, refusal
-
-# Layers that only Caffe can run and that have an axis, with the message of settings.
-_AXES = {
-    "ArgMax": "argmax_param",
-    "Reduction": "reduction_param",
-    "Tile": "tile_param",
-}
+from fishing.nets.axes import Shape
+from fishing.nets.layer_shapes import layer_shapes
+from fishing.nets.layers import check_input, refusal
 
 
 def blob_shapes(layers: Sequence[Any], input_shape: Sequence[int]) -> dict[str, Shape]:
@@ -60,8 +54,6 @@ def blob_shapes(layers: Sequence[Any], input_shape: Sequence[int]) -> dict[str, 
 def check_layers(layers: Sequence[Any], input_shape: Sequence[int]) -> None:
     """Check all layers that a net needs, in the order in which they run.
 
-    Layers that only Caffe can run, and those above them, are left to Caffe.
-
     Parameters
     ----------
     layers : sequence of LayerParameter
@@ -80,27 +72,9 @@ def check_layers(layers: Sequence[Any], input_shape: Sequence[int]) -> None:
         check_input(layers, input_shape)
     _check_names(layers)
     shapes: dict[str, Shape] = {}
-    unknown: set[str] = set()  # blobs whose shape only Caffe can tell
     for layer in layers:
-        if layer.type in CAFFE_ALONE or unknown.intersection(layer.bottom):
-            _check_images_apart(layer)
-            unknown.update(layer.top)
-        else:
-            found = _tops(layer, shapes)
-            shapes |= zip(layer.top, found, strict=True)
+        shapes |= zip(layer.top, _tops(layer, shapes), strict=True)
     check_input(layers, input_shape)
-
-
-def _check_images_apart(layer: Any) -> None:
-    """Refuse a layer of unknown shape that mixes images, or has odd settings."""
-    check_settings(layer)
-    if layer.type not in _AXES:
-        return
-    p = getattr(layer, _AXES[layer.type])
-    is_per_image = layer.type == "ArgMax" and not p.HasField("axis")
-    if p.axis < 1 and not is_per_image:
-        wanted = "an axis from 1 on, which leaves images apart"
-        raise refusal(layer, wanted, f"axis {p.axis}")
 
 
 def _tops(

@@ -162,6 +162,20 @@ def test_what_the_head_does_not_need_is_not_judged(tmp_path: Path) -> None:
         assert difference(run(backend, plain), expected) < 1e-5
 
 
+def test_layers_that_caffe_alone_has(tmp_path: Path) -> None:
+    text = (ZOO / "lenet.prototxt").read_text()
+    (tmp_path / "lenet.prototxt").write_text(text)
+    spec = make_net(tmp_path / "lenet.prototxt", tmp_path)
+    start = text.index('layer {\n  name: "conv2"')
+    odd = 'layer { name: "odd" type: "AbsVal" bottom: "pool1" top: "odd" }\n'
+    above = text[start:].replace('"pool1"', '"odd"')
+    spec.model.write_text(text[:start] + odd + above)
+    found = run(CaffeBackend, spec)
+    assert difference(found, found) == 0
+    with pytest.raises(NetError, match=r"'odd' \(AbsVal\).*; --backend caffe runs it$"):
+        run(OnnxBackend, spec)
+
+
 #: Nets with their real weights, which are in the folder of shared models.
 REAL = {
     "cifar10_quick": "small/cifar10_quick.caffemodel",
