@@ -144,9 +144,10 @@ class Walk:
         """
         blob = str(product.bottom[0])
         while blob != wanted:
-            layer = self._step(blob)
+            layer = producer(self._below, blob)
             if blob == f"{wanted}@{layer.name}" and is_mean(layer, self._shapes):
                 return blob
+            self._step(blob)
             if layer.type not in SAME_VALUES:
                 raise NetError(
                     f"expected '{wanted}' ({x}) to feed the inner product above it, "
@@ -178,20 +179,20 @@ class Walk:
 
         Otherwise, a misspelt name would silently become that of an activation.
         """
-        hidden = self._hidden_product()
-        if hidden is not None:
-            raise NetError(
-                f"expected layers of the types {' '.join(sorted(ELEMENT_WISE))}, or "
-                f"Slice and Eltwise MAX, between '{hidden.name}' ({hidden.type}) and "
-                f"the head of {head}, found '{self._stop.name}' ({self._stop.type}); "
-                f"leave out {x} '{blob}'"
-            )
         stop = self._stop
         is_vector = n_positions(self._shapes.get(stop.top[0])) == 1
         if stop.type == "Convolution" and is_vector and blob in stop.bottom:
             raise NetError(
                 f"expected '{blob}' ({x}) to feed an inner product, found "
                 f"{_no_product(stop, self._shapes)}"
+            )
+        hidden = self._hidden_product()
+        if hidden is not None:
+            raise NetError(
+                f"expected layers of the types {' '.join(sorted(ELEMENT_WISE))}, or "
+                f"Slice and Eltwise MAX, between '{hidden.name}' ({hidden.type}) and "
+                f"the head of {head}, found '{stop.name}' ({stop.type}); "
+                f"leave out {x} '{blob}'"
             )
 
     def _hidden_product(self) -> Any | None:
