@@ -115,7 +115,7 @@ def prepare_layers(
     shapes = blob_shapes(found, input_shape)
     head = find_head(found, blobs, shapes)
     if "x8" in blobs:
-        _check_softmax(found, blobs, shapes)
+        _check_softmax(found, blobs, head, shapes)
     else:
         head.blobs["x8"] = _add_softmax(found, head)
     for name in head.activations():
@@ -145,7 +145,7 @@ def _first(layers: Sequence[Any], blobs: Mapping[str, str]) -> str:
 
 
 def _check_softmax(
-    layers: Sequence[Any], blobs: Mapping[str, str], shapes: Shapes
+    layers: Sequence[Any], blobs: Mapping[str, str], head: Head, shapes: Shapes
 ) -> None:
     """Check that x8 is the softmax of y8 over the classes."""
     softmax = producer(layers, blobs["x8"])
@@ -159,7 +159,9 @@ def _check_softmax(
             f"expected x8 '{blobs['x8']}' to be the Softmax of y8 '{blobs['y8']}', "
             f"found the {softmax.type} of {' '.join(softmax.bottom) or 'nothing'}"
         )
-    shape, axis = shapes[bottom], softmax.softmax_param.axis
+    axis, product = softmax.softmax_param.axis, head.inner_products[-1]
+    # Caffe alone may know the shape of what the softmax reads.
+    shape = shapes.get(bottom, (product.inner_product_param.num_output,))
     if shape[canonical_axis(softmax, axis, shape) - 1] != math.prod(shape):
         raise NetError(
             f"expected '{softmax.name}' to take the softmax over the classes, found it "
