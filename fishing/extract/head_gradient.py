@@ -24,7 +24,6 @@ from fishing.nets import (
     factor_axes,
     fit_weights,
     prepare_net,
-    refusal,
 )
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
 from fishing.store import Rows
@@ -135,27 +134,18 @@ def _constant_slope(layer: Any, net: PreparedNet) -> _Array | None:
     if layer.type == "Power" and layer.power_param.power == 1:
         return np.array(layer.power_param.scale, np.float32)
     if layer.type == "BatchNorm":
-        shape = _shape(layer, net)
+        shape = net.shapes[layer.bottom[0]]
         n = shape[0]
         _, variance, factor = _parameters(net, layer, [[n], [n], [1]])
         scale = np.float32(0 if factor[0] == 0 else 1 / factor[0])
         eps = np.float32(layer.batch_norm_param.eps)
         return _spread(1 / np.sqrt(scale * variance + eps), shape, 0)
     if layer.type == "Scale":
-        p, shape = layer.scale_param, _shape(layer, net)
+        p, shape = layer.scale_param, net.shapes[layer.bottom[0]]
         start, end = factor_axes(layer, shape)
         factors = _parameters(net, layer, [shape[start:end]] * (1 + p.bias_term))[0]
         return _spread(factors, shape, start)
     return None
-
-
-def _shape(layer: Any, net: PreparedNet) -> tuple[int, ...]:
-    """Return the shape of a layer's bottom; refuse one that only Caffe can tell."""
-    if layer.bottom[0] not in net.shapes:
-        raise refusal(
-            layer, "a bottom of known shape", "another; extract anew with --temperature"
-        )
-    return net.shapes[layer.bottom[0]]
 
 
 def _spread(values: _Array, shape: Sequence[int], start: int) -> _Array:
@@ -172,7 +162,7 @@ def _relu(layer: Any, net: PreparedNet) -> Callable[[_Array], _Array]:
 
 def _prelu(layer: Any, net: PreparedNet) -> Callable[[_Array], _Array]:
     """Return f': 1 where y > 0, and the slope of its channel elsewhere."""
-    shape = _shape(layer, net)
+    shape = net.shapes[layer.bottom[0]]
     is_shared = layer.prelu_param.channel_shared
     (slopes,) = _parameters(net, layer, [[] if is_shared else shape[:1]])
     _not_negative(layer, "slope", float(slopes.min()))

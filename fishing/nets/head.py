@@ -266,8 +266,6 @@ def _no_product(layer: Any, shapes: Shapes) -> str:
     """Say why a convolution is not one inner product."""
     found, group = f"'{layer.name}' ({layer.type})", layer.convolution_param.group
     top = shapes.get(layer.top[0], ())
-    if not top:
-        return f"{found}, the size of whose map only Caffe can tell"
     if n_positions(top) > 1:
         size = " x ".join(map(str, top[1:]))
         return f"{found}, which makes a map of {size} positions"

@@ -104,8 +104,7 @@ def prepare_layers(
     for blob in blobs.values():
         producer(layers, blob)
     used = ancestors(layers, list(blobs.values()))
-    if any(layer.type == "Input" for layer in used):
-        check_layers(used, input_shape)  # without an Input, it names what is missing
+    check_layers(used, input_shape)
     for layer in used:  # `read_net` has chosen the layers of the TEST phase
         layer.ClearField("include")
         layer.ClearField("exclude")
@@ -115,7 +114,7 @@ def prepare_layers(
     shapes = blob_shapes(found, input_shape)
     head = find_head(found, blobs, shapes)
     if "x8" in blobs:
-        _check_softmax(found, blobs, head, shapes)
+        _check_softmax(found, blobs, shapes)
     else:
         head.blobs["x8"] = _add_softmax(found, head)
     for name in head.activations():
@@ -145,7 +144,7 @@ def _first(layers: Sequence[Any], blobs: Mapping[str, str]) -> str:
 
 
 def _check_softmax(
-    layers: Sequence[Any], blobs: Mapping[str, str], head: Head, shapes: Shapes
+    layers: Sequence[Any], blobs: Mapping[str, str], shapes: Shapes
 ) -> None:
     """Check that x8 is the softmax of y8 over the classes."""
     softmax = producer(layers, blobs["x8"])
@@ -159,9 +158,7 @@ def _check_softmax(
             f"expected x8 '{blobs['x8']}' to be the Softmax of y8 '{blobs['y8']}', "
             f"found the {softmax.type} of {' '.join(softmax.bottom) or 'nothing'}"
         )
-    axis, product = softmax.softmax_param.axis, head.inner_products[-1]
-    # Caffe alone may know the shape of what the softmax reads.
-    shape = shapes.get(bottom, (product.inner_product_param.num_output,))
+    shape, axis = shapes[bottom], softmax.softmax_param.axis
     if shape[canonical_axis(softmax, axis, shape) - 1] != math.prod(shape):
         raise NetError(
             f"expected '{softmax.name}' to take the softmax over the classes, found it "
@@ -181,13 +178,13 @@ def _add_softmax(layers: list[Any], head: Head) -> str:
 
 def _add_mean(layers: list[Any], name: str, blob: str, shapes: Shapes) -> str:
     """Take the mean over the positions of an activation, if it is a map."""
-    shape = shapes.get(blob, ())
+    shape = shapes[blob]
     if n_positions(shape) == 1:
         return blob
     if len(shape) != 3:
         raise NetError(
             f"expected {name} '{blob}' to be a vector or a map of an image, found a "
-            f"blob of shape {list(shape) or 'unknown'}"
+            f"blob of shape {list(shape)}"
         )
     mean = f"{name}@mean"
     pooling = LayerParameter(name=mean, type="Pooling", bottom=[blob], top=[mean])
