@@ -129,19 +129,19 @@ def _derivative(between: Sequence[Any], net: PreparedNet) -> Callable[[_Array], 
 
 def _constant_slope(layer: Any, net: PreparedNet) -> _Array | None:
     """Return the derivative of a layer that only adds and multiplies by constants."""
-    shape = net.shapes[layer.bottom[0]]
     if layer.type == "Bias":
         return np.ones((), np.float32)
     if layer.type == "Power" and layer.power_param.power == 1:
         return np.array(layer.power_param.scale, np.float32)
     if layer.type == "BatchNorm":
+        shape = net.shapes[layer.bottom[0]]
         n = shape[0]
         _, variance, factor = _parameters(net, layer, [[n], [n], [1]])
         scale = np.float32(0 if factor[0] == 0 else 1 / factor[0])
         eps = np.float32(layer.batch_norm_param.eps)
         return _spread(1 / np.sqrt(scale * variance + eps), shape, 0)
     if layer.type == "Scale":
-        p = layer.scale_param
+        p, shape = layer.scale_param, net.shapes[layer.bottom[0]]
         start, end = factor_axes(layer, shape)
         factors = _parameters(net, layer, [shape[start:end]] * (1 + p.bias_term))[0]
         return _spread(factors, shape, start)

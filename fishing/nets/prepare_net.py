@@ -104,8 +104,7 @@ def prepare_layers(
     for blob in blobs.values():
         producer(layers, blob)
     used = ancestors(layers, list(blobs.values()))
-    if any(layer.type == "Input" for layer in used):
-        check_layers(used, input_shape)  # without an Input, it names what is missing
+    check_layers(used, input_shape)
     for layer in used:  # `read_net` has chosen the layers of the TEST phase
         layer.ClearField("include")
         layer.ClearField("exclude")
@@ -179,13 +178,13 @@ def _add_softmax(layers: list[Any], head: Head) -> str:
 
 def _add_mean(layers: list[Any], name: str, blob: str, shapes: Shapes) -> str:
     """Take the mean over the positions of an activation, if it is a map."""
-    shape = shapes.get(blob, ())
+    shape = shapes[blob]
     if n_positions(shape) == 1:
         return blob
     if len(shape) != 3:
         raise NetError(
             f"expected {name} '{blob}' to be a vector or a map of an image, found a "
-            f"blob of shape {list(shape) or 'unknown'}"
+            f"blob of shape {list(shape)}"
         )
     mean = f"{name}@mean"
     pooling = LayerParameter(name=mean, type="Pooling", bottom=[blob], top=[mean])
