@@ -1,3 +1,8 @@
+from .axes import Shape as Shape
+from .axes import canonical_axis as canonical_axis
+from .axes import concat_axis as concat_axis
+from .axes import crop_offsets as crop_offsets
+from .axes import factor_axes as factor_axes
 from .blobs import BLOBS as BLOBS
 from .blobs import forward_blob as forward_blob
 from .blobs import head_names as head_names
@@ -8,10 +13,20 @@ from .caffe_weights import read_weights as read_weights
 from .fetch import fetch_weights as fetch_weights
 from .head import SAME_VALUES as SAME_VALUES
 from .head import Head as Head
-from .head import prepare_head as prepare_head
+from .head import find_head as find_head
+from .layer_shapes import CAFFE_ALONE as CAFFE_ALONE
+from .layer_shapes import ONNX_ALONE as ONNX_ALONE
+from .layer_shapes import layer_shapes as layer_shapes
 from .layers import ancestors as ancestors
 from .layers import check_input as check_input
 from .layers import check_settings as check_settings
+from .layers import refusal as refusal
+from .parameter_shapes import parameter_shapes as parameter_shapes
+from .prepare_net import PreparedNet as PreparedNet
+from .prepare_net import prepare_net as prepare_net
+from .propose_blobs import propose_blobs as propose_blobs
+from .shapes import blob_shapes as blob_shapes
+from .shapes import check_layers as check_layers
 from .spec import NetSpec as NetSpec
 from .spec import Weights as Weights
 from .spec import load_net as load_net
@@ -19,3 +34,6 @@ from .spec import net_names as net_names
 from .weights import check_weights as check_weights
 from .weights import recorded_net as recorded_net
 from .weights import weights_path as weights_path
+from .windows import Windows as Windows
+from .windows import convolution_windows as convolution_windows
+from .windows import pooling_windows as pooling_windows

@@ -17,7 +17,7 @@ from fishing.backends.onnx.backend import _providers as cuda_providers
 from fishing.backends.onnx.backend import open_session
 from fishing.backends.onnx.graph import gradient_graph, graph_bytes
 from fishing.errors import BackendError
-from fishing.nets import load_net, weights_path
+from fishing.nets import load_net
 
 GIB = 1 << 30
 CUDA = "CUDAExecutionProvider"
@@ -152,10 +152,7 @@ def test_the_bytes_of_a_net_in_caffe() -> None:
 
     spec = load_net("tinyalexnet")
     net = CaffeNet(
-        prototxt=spec.model,
-        weights=weights_path(spec),
-        blobs=dict(spec.blobs),
-        input_shape=(3, 64, 64),
+        spec,
         batch_size=1,
         temperature=2,
         device="cpu",

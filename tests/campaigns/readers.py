@@ -21,7 +21,14 @@ from fishing.errors import NetError, StoreError
 from fishing.evaluate import evaluate, format_table, read_results, write_results
 from fishing.images import ImageList, Preprocess, read_splits
 from fishing.kernels import Kernels
-from fishing.nets import BLOBS, load_net, read_net, read_weights
+from fishing.nets import (
+    BLOBS,
+    blob_shapes,
+    check_layers,
+    load_net,
+    read_net,
+    read_weights,
+)
 from fishing.nets.layers import check_settings
 from fishing.report import sections as contents
 from fishing.report import write_report
@@ -115,10 +122,50 @@ _SHAPES = {
     "fc7": [(3, 4), (3,)],
     "fc8": [(2, 3), (2,)],
 }
+_NET_OF_2013 = """input: "data" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8
+layers { layer { name: "pad" type: "padding" pad: 1 } bottom: "data" top: "pad" }
+layers { layer { name: "c" type: "conv" num_output: 4 kernelsize: 3 group: 1 stride: 2
+                 biasterm: false } bottom: "pad" top: "c" }
+layers { layer { name: "p" type: "pool" pool: AVE kernelsize: 2 stride: 2 }
+         bottom: "c" top: "p" }
+layers { layer { name: "n" type: "lrn" local_size: 3 alpha: 1 beta: 0.5 }
+         bottom: "p" top: "n" }
+layers { layer { name: "both" type: "concat" concat_dim: 1 }
+         bottom: "p" bottom: "n" top: "both" }
+layers { layer { name: "fc" type: "innerproduct" num_output: 5 }
+         bottom: "both" top: "fc" }
+"""
+_MORE = """
+layer { name: "d" type: "Data" top: "data" top: "label" transform_param {
+        crop_size: 8 } }
+layer { name: "s" type: "Slice" bottom: "data" top: "a" top: "b" top: "c"
+        slice_param { axis: 1 slice_point: [1, 2] } }
+layer { name: "dw" type: "ConvolutionDepthwise" bottom: "data" top: "dw"
+        convolution_param { num_output: 3 kernel_size: 3 dilation: 2 pad: 1 } }
+layer { name: "p" type: "Pooling" bottom: "dw" top: "p"
+        pooling_param { kernel_h: 2 kernel_w: 3 stride: 2 ceil_mode: false } }
+layer { name: "crop" type: "Crop" bottom: "data" bottom: "p" top: "crop"
+        crop_param { axis: 2 offset: 1 offset: 0 } }
+layer { name: "g" type: "Pooling" bottom: "crop" top: "g" pooling_param {
+        global_pooling: true pool: AVE } }
+layer { name: "f" type: "Flatten" bottom: "g" top: "f" }
+layer { name: "sc" type: "Scale" bottom: "crop" bottom: "f" top: "sc"
+        scale_param { axis: 0 } }
+layer { name: "ax" type: "Axpy" bottom: "g" bottom: "sc" bottom: "crop" top: "ax" }
+layer { name: "sh" type: "ShuffleChannel" bottom: "ax" top: "sh"
+        shuffle_channel_param { group: 3 } }
+layer { name: "pw" type: "Power" bottom: "sh" top: "pw" power_param { shift: 1 } }
+layer { name: "r" type: "Reshape" bottom: "pw" top: "r" reshape_param {
+        shape { dim: 0 dim: -1 } axis: 0 num_axes: -1 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "r" bottom: "label" }
+"""
 
 
-def small_model(*, v1: bool = False, packed: bool = True) -> bytes:
-    """Write a caffemodel for `_NET` and `_HEAD`, with protobuf's bytes by hand."""
+def small_model(form: str = "current", *, packed: bool = True) -> bytes:
+    """Write a caffemodel for `_NET` and `_HEAD`, with protobuf's bytes by hand.
+
+    `form` is ``current``, ``V1`` or ``V0``, the format of 2013.
+    """
     rng = np.random.default_rng(3)
 
     def varint(n: int) -> bytes:
@@ -137,7 +184,7 @@ def small_model(*, v1: bool = False, packed: bool = True) -> bytes:
             if packed
             else b"".join(b"\x2d" + v.tobytes() for v in values.ravel())
         )
-        if not v1:
+        if form == "current":
             return field(7, field(1, b"".join(map(varint, shape)))) + data
         sides = (1,) * (4 - len(shape)) + shape
         return b"".join(bytes([i << 3, n]) for i, n in enumerate(sides, 1)) + data
@@ -145,7 +192,11 @@ def small_model(*, v1: bool = False, packed: bool = True) -> bytes:
     net = field(1, b"n")
     for name, shapes in _SHAPES.items():
         blobs = [blob(shape) for shape in shapes]
-        if v1:
+        if form == "V0":
+            parts = [field(1, name.encode()), field(2, b"innerproduct")]
+            inner = b"".join([*parts, *(field(50, b) for b in blobs)])
+            net += field(2, field(1, inner))
+        elif form == "V1":
             parts = [field(4, name.encode()), bytes([5 << 3, 14])]
             net += field(2, b"".join([*parts, *(field(6, b) for b in blobs)]))
         else:
@@ -165,16 +216,23 @@ class Prototxt(Reader):
         b"include { phase: TRAIN stage: ", b"blobs { shape { dim: 4 } data: [",
         b"state { level: ", b"exclude {", b"true", b"type: ", b"0x", b"-", b"\\x",
         b"\x08", b"\x00", b"convolution_param {", b"param { name: ", b"blobs {",
+        b"layers { layer {", b"0", b"-1", b"4294967295", b"bottom: ", b"top: ",
     )  # fmt: skip
 
     def make_seeds(self) -> list[bytes]:
-        return [t.encode() for t in (_NET, _HEAD, _OLD_NET)] + [small_model()[:150]]
+        texts = [t.encode() for t in (_NET, _HEAD, _OLD_NET, _NET_OF_2013, _MORE)]
+        return [*texts, small_model()[:150], small_model("V0")[:150]]
 
     def run(self, folder: Path, data: bytes) -> None:
         (folder / "n.prototxt").write_bytes(data)
-        for layer in read_net(folder / "n.prototxt").layer:
+        layers = read_net(folder / "n.prototxt").layer
+        for layer in layers:
             with suppress(NetError):
                 check_settings(layer)
+        for shape in blob_shapes(layers, (3, 8, 8)).values():
+            assert all(type(length) is int for length in shape)
+        with suppress(NetError):
+            check_layers(layers, (3, 8, 8))
 
 
 class Caffemodel(Reader):
@@ -184,10 +242,9 @@ class Caffemodel(Reader):
 
     def make_seeds(self) -> list[bytes]:
         return [
-            small_model(),
-            small_model(v1=True),
-            small_model(packed=False),
-            small_model(v1=True, packed=False),
+            small_model(form, packed=packed)
+            for form in ("current", "V1", "V0")
+            for packed in (True, False)
         ]
 
     def run(self, folder: Path, data: bytes) -> None:

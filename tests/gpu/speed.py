@@ -22,7 +22,7 @@ import numpy as np
 from agreement import TAU, made_images
 from children import in_child
 from fishing.errors import FishingError
-from fishing.nets import NetSpec, weights_path
+from fishing.nets import NetSpec
 from report import Section
 
 SIDE, CHAIN = 4096, 8  # of the matrices, and how many products in a row
@@ -103,10 +103,7 @@ def caffe_net(spec: NetSpec, device: str, batch: int) -> Any:
     from fishing.backends.caffe.process import CaffeNet
 
     return CaffeNet(
-        prototxt=spec.model,
-        weights=weights_path(spec),
-        blobs=dict(spec.blobs),
-        input_shape=spec.preprocess.shape,
+        spec,
         batch_size=batch,
         temperature=TAU,
         device=device,
