@@ -22,7 +22,7 @@ from fishing.images.setting_kinds import (
     shown,
     text,
 )
-from fishing.nets.blobs import head_names
+from fishing.nets.blobs import LAST, head_names
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,6 +58,7 @@ def read_net_toml(toml: Path) -> dict[str, Any]:
     except OSError as error:
         raise NetError(f"expected to read {toml}: {error.strerror}") from error
     _check_table(toml, "", found)
+    _check_no_gap(toml, found["blobs"])
     return found
 
 
@@ -85,6 +86,19 @@ def _check_table(toml: Path, table: str, values: dict[str, Any]) -> None:
             )
         if kind is TABLE:
             _check_table(toml, key, values[key])
+
+
+def _check_no_gap(toml: Path, blobs: dict[str, Any]) -> None:
+    """Check that the names of activations go from x7 down without a gap."""
+    names = [f"x{k}" for k in reversed(range(LAST))]
+    n_given = sum(name in blobs for name in names)
+    for name in names[:n_given]:
+        if name not in blobs:
+            lower = next(x for x in names[n_given:] if x in blobs)
+            raise NetError(
+                f"{toml}: expected `blobs.{name}` beside `blobs.{lower}`, found no "
+                "such key; names go from x7 down without a gap"
+            )
 
 
 def _is_line(value: Any) -> bool:
@@ -120,7 +134,7 @@ _KEYS = {
         "mean": numbers(0, 255, (1, 3)),
         "scale": either(number(1e-9, 1e9), numbers(1e-9, 1e9, (1, 3))),
     },
-    "blobs": dict.fromkeys(head_names(), _LINE),
+    "blobs": dict.fromkeys(reversed(head_names(LAST)), _LINE),
     "weights": {
         # Anything but a plain name could point outside the folder.
         "file": text(r"[A-Za-z0-9_][\w.+-]{0,199}", "a file name without a folder"),
@@ -132,6 +146,7 @@ _KEYS = {
     },
 }
 _OPTIONAL = {
+    *("blobs.x8", *(f"blobs.x{k}" for k in range(LAST - 1))),
     *(f"input.{key}" for key in _KEYS["input"] if key not in ("size", "mean")),
     *(f"weights.{key}" for key in _KEYS["weights"] if key != "file"),
 }

@@ -13,7 +13,7 @@ from typing import Any
 from fishing.errors import NetError
 from fishing.files import file_sha256
 from fishing.images import Preprocess
-from fishing.nets.blobs import head_names
+from fishing.nets.blobs import LAST, head_names
 from fishing.nets.net_toml import read_net_toml
 
 
@@ -37,7 +37,7 @@ class NetSpec:
     folder: Path
     model: Path  # the prototxt
     preprocess: Preprocess  # how an image becomes an input of the net
-    blobs: dict[str, str]  # the names of `head_names` to those in the prototxt
+    blobs: dict[str, str]  # names of `head_names` to those in the prototxt
     weights: Weights
 
     @property
@@ -114,7 +114,11 @@ def _read(toml: Path, prototxt: Path) -> NetSpec:
         folder=toml.parent,
         model=prototxt,
         preprocess=_preprocess(toml, found["input"]),
-        blobs={blob: found["blobs"][blob] for blob in head_names()},
+        blobs={
+            name: found["blobs"][name]
+            for name in head_names(LAST)
+            if name in found["blobs"]
+        },
         weights=Weights(
             file=weights["file"],
             size=weights.get("size"),
