@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fishing.errors import NetError
 from fishing.files import file_sha256
@@ -25,6 +26,14 @@ class Weights:
     sha256: str | None  # 64 hexadecimal digits in lower case
     sources: tuple[str, ...]  # http(s) addresses that are known to have this file
     licence: str  # the terms of the weights
+    sha1: str | None = None  # 40 digits, where a source publishes no SHA-256
+
+    @property
+    def checksum(self) -> tuple[str, str] | None:
+        """The name and the digits of the checksum on record, SHA-256 before SHA-1."""
+        if self.sha256 is not None:
+            return "SHA-256", self.sha256
+        return None if self.sha1 is None else ("SHA-1", self.sha1)
 
 
 @dataclass(frozen=True)
@@ -107,14 +116,12 @@ def _read(toml: Path, prototxt: Path) -> NetSpec:
     """Make a NetSpec of what net.toml says."""
     found = read_net_toml(toml)
     weights = found["weights"]
-    size = found["input"]["size"]
-    mean = tuple(float(value) for value in found["input"]["mean"])
     return NetSpec(
         name=found["name"],
         title=found["title"],
         folder=toml.parent,
         model=prototxt,
-        preprocess=Preprocess(size, size, mean=mean),
+        preprocess=_preprocess(toml, found["input"]),
         blobs={
             name: found["blobs"][name]
             for name in head_names(LAST)
@@ -126,5 +133,22 @@ def _read(toml: Path, prototxt: Path) -> NetSpec:
             sha256=weights.get("sha256"),
             sources=tuple(weights.get("sources", ())),
             licence=weights.get("licence", ""),
+            sha1=weights.get("sha1"),
         ),
     )
+
+
+def _preprocess(toml: Path, table: dict[str, Any]) -> Preprocess:
+    """Make a Preprocess of the table [input], in which defaults may be left out."""
+    size, mean = table["size"], tuple(map(float, table["mean"]))
+    height, width = size if isinstance(size, list) else (size, size)
+    given = {key: v for key, v in table.items() if key not in ("size", "mean")}
+    if isinstance(given.get("resize"), list):
+        given["resize"] = tuple(given["resize"])
+    scale = given.pop("scale", 1)
+    scales = scale if isinstance(scale, list) else [scale] * len(mean)
+    given["scale"] = tuple(map(float, scales))
+    try:
+        return Preprocess(height, width, mean=mean, **given)
+    except NetError as error:
+        raise NetError(f"{toml}: {error}") from None

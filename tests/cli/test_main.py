@@ -118,7 +118,7 @@ def test_extract_json_of_a_folder(devkit: Path, tmp_path: Path) -> None:
         (["info", "none.h5"], "expected a features file at 'none.h5', found none"),
         (["extract", "--net", "lenet", "--data", "."], "expected one of the nets"),
         (["extract", "--net", "tinyalexnet", "--data", "none"], "found none; name one"),
-        (["fetch", "lenet"], "expected one of the nets alexnet, tinyalexnet, vgg16"),
+        (["fetch", "lenet"], "expected one of the nets alexnet, caffenet"),
         (["evaluate", "none.h5"], "`fishing extract` makes one"),
     ],
 )

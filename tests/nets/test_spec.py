@@ -19,11 +19,27 @@ from google.protobuf import text_format
 
 from fishing.errors import NetError
 from fishing.files import file_sha256
-from fishing.nets import NetSpec, check_weights, load_net, net_names, weights_path
+from fishing.images import Preprocess
+from fishing.nets import (
+    NetSpec,
+    blob_shapes,
+    check_weights,
+    load_net,
+    net_names,
+    propose_blobs,
+    read_net,
+    weights_path,
+)
 from fishing.nets import spec as spec_module
+from fishing.nets.net_toml import tomllib
 from fishing.nets.weights import cache_folder
 
-SHIPPED = ("alexnet", "tinyalexnet", "vgg16")
+SHIPPED = (
+    *("alexnet", "caffenet", "googlenet", "places365-alexnet", "places365-vgg16"),
+    *("resnet50", "tinyalexnet", "vgg16", "vgg19"),
+)
+#: Those whose layers form one chain that ends in three inner products.
+CHAINS = tuple(name for name in SHIPPED if name not in ("googlenet", "resnet50"))
 TOML = """\
 name = "mine"
 title = "A net of mine"
@@ -110,19 +126,30 @@ def test_the_shipped_nets_are_listed() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_net_fits_its_prototxt(name: str) -> None:
     spec = load_net(name)
-    blobs, _ = shapes(spec)
+    found = read_net(spec.model).layer
+    blobs = blob_shapes(found, spec.preprocess.shape)
     assert spec.name == spec.folder.name == name
-    assert blobs["data"] == spec.preprocess.shape
-    assert list(spec.blobs) == ["x5", "x6", "x7", "y8", "x8"]
+    assert tuple(found[0].input_param.shape[0].dim)[1:] == spec.preprocess.shape
+    assert spec.blobs == propose_blobs(found)
+    assert list(spec.blobs)[-3:] == ["x7", "y8", "x8"]
     assert set(spec.blobs.values()) <= set(blobs)
-    # B, G, R: ImageNet's mean is darkest in blue.
+    # B, G, R: photographs are darkest in blue.
     b, g, r = spec.preprocess.mean
-    assert 103 < b < 105 < g < 118 < r < 124
+    assert 103 < b < 105 < 112 < g < r < 124
     digest = hashlib.sha256(spec.model.read_bytes()).hexdigest()
     assert spec.net_sha256 == digest
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_have_the_shapes_that_are_computed_here(name: str) -> None:
+    spec = load_net(name)
+    blobs, _ = shapes(spec)
+    assert list(spec.blobs) == ["x5", "x6", "x7", "y8", "x8"]
+    computed = blob_shapes(read_net(spec.model).layer, spec.preprocess.shape)
+    assert {blob: computed[blob] for blob in blobs} == blobs
+
+
+@pytest.mark.parametrize("name", CHAINS)
 def test_layers_are_chained_and_activations_in_place(name: str) -> None:
     at = None
     for layer in layers(load_net(name)):
@@ -188,14 +215,48 @@ def test_vgg16_has_the_shapes_of_the_public_weights() -> None:
     assert blobs["pool5"] == (512, 7, 7)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg16"])
-def test_public_weights_are_on_record(name: str) -> None:
+@pytest.mark.parametrize("name", ["alexnet", "caffenet", "vgg16", "vgg19"])
+def test_public_weights_are_of_the_size_of_their_parameters(name: str) -> None:
     weights = load_net(name).weights
     # An old caffemodel is its float32 parameters and little else.
     assert weights.size is not None
     assert 0 < weights.size - 4 * parameters(load_net(name)) < 10_000
-    assert len(set(weights.sources)) == len(weights.sources) >= 2
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if n != "tinyalexnet"])
+def test_public_weights_are_on_record(name: str) -> None:
+    weights = load_net(name).weights
+    assert len(set(weights.sources)) == len(weights.sources) >= 1
     assert weights.licence
+    # The authors of Places365 publish neither checksums nor sizes.
+    assert ("places365" in name) == (weights.checksum is None) == (weights.size is None)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        *[("caffenet", "caffenet"), ("googlenet", "googlenet")],
+        *[("resnet50", "resnet50"), ("places365-alexnet", "places365_alexnet")],
+    ],
+)
+def test_layers_are_those_that_were_published(
+    shared: Path, name: str, published: str
+) -> None:
+    def described(prototxt: Path) -> list[str]:
+        texts = [str(layer) for layer in read_net(prototxt).layer]
+        # What training alone needs, what stands at its default, and the batch.
+        dropped = (
+            r"(?m)^ *(param|weight_filler|bias_filler|phase)(: \w+| \{[^}]*\})\n",
+            r"(?m)^ *(stride: 1|pad: 0|axis: 1|operation: SUM|engine: \w+)\n",
+            r"(?m)^ *\w+ \{\n *\}\n",
+            r"(?m)(?<=shape \{\n) *dim: \d+\n",
+        )
+        for pattern in dropped:
+            texts = [re.sub(pattern, "", text) for text in texts]
+        return texts
+
+    theirs = described(shared / "zoo" / f"{published}.prototxt")
+    assert described(load_net(name).model) == theirs
 
 
 def test_tinyalexnet_comes_with_its_weights() -> None:
@@ -246,6 +307,32 @@ def test_a_folder_is_a_net(folder: Path) -> None:
     assert (weights.sources, weights.licence) == ((), "")
 
 
+def test_an_input_may_be_described_in_full(folder: Path) -> None:
+    described = """size = [28, 30]
+resize = [32, 34]
+interpolation = "bicubic"
+antialias = true
+rounding = "torchvision"
+channels = "grey"
+scale = 0.5
+mean = [33]
+"""
+    text = TOML.replace("size = 32\nmean = [1, 2.5, 3]\n", described)
+    (folder / "net.toml").write_text(text)
+    found = load_net(str(folder)).preprocess
+    assert found == Preprocess(
+        *(28, 30, (32, 34), "bicubic", True, "grey", (33.0,), (0.5,), "torchvision")
+    )
+    assert found.describe() == {
+        **tomllib.loads(described),
+        **{"scale": [0.5], "mean": [33.0]},
+    }
+    short = TOML.replace("mean", "resize = 40\nscale = [1, 2, 0.5]\nmean")
+    (folder / "net.toml").write_text(short)
+    found = load_net(str(folder)).preprocess
+    assert (found.resize, found.scale) == (40, (1.0, 2.0, 0.5))
+
+
 @pytest.mark.parametrize("encode", [str.encode, lambda s: s.encode("utf-8-sig")])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_a_net_toml_of_windows_is_read(
@@ -257,7 +344,7 @@ def test_a_net_toml_of_windows_is_read(
 
 @pytest.mark.parametrize("net", ["vgg", "", "no/such/folder", "a" * 5000, "a\0b"])
 def test_an_unknown_net_lists_the_known(net: str) -> None:
-    with pytest.raises(NetError, match="alexnet, tinyalexnet, vgg16"):
+    with pytest.raises(NetError, match=r"alexnet, caffenet, .*, vgg19"):
         load_net(net)
 
 
@@ -334,6 +421,22 @@ def test_a_missing_table_is_named(folder: Path, table: str) -> None:
         ("size = 32", "size = true", "input.size"),
         ("size = 32", "size = 32\ncrop = 1", "input.crop"),
         ("[1, 2.5, 3]", "[1, 2.5]", "input.mean"),
+        ("size = 32", "size = [32]", "input.size"),
+        ("size = 32", "size = [32, 0]", "input.size"),
+        ("size = 32", "size = 32\nresize = 32.5", "input.resize"),
+        ("size = 32", "size = 32\nresize = [40, 40, 40]", "input.resize"),
+        ("size = 32", 'size = 32\ninterpolation = "area"', "input.interpolation"),
+        ("size = 32", "size = 32\nantialias = 1", "input.antialias"),
+        ("size = 32", 'size = 32\nrounding = "up"', "input.rounding"),
+        ("size = 32", 'size = 32\nchannels = "bgr"', "input.channels"),
+        ("size = 32", 'size = 32\nchannels = ["B", "G", "R"]', "input.channels"),
+        ("size = 32", "size = 32\nscale = 0", "input.scale"),
+        ("size = 32", "size = 32\nscale = nan", "input.scale"),
+        ("size = 32", "size = 32\nscale = [1, 1]", "input.scale"),
+        ("size = 32", "size = 32\nscale = [1]", "scale"),
+        ("size = 32", 'size = 32\nchannels = "grey"', "mean"),
+        ("size = 32", "size = 32\nresize = 31", "resize"),
+        ('"mine.caffemodel"', '"a"\nsha1 = "abc"', "weights.sha1"),
         ("[1, 2.5, 3]", "2", "input.mean"),
         ("[1, 2.5, 3]", "[1, 2, nan]", "input.mean"),
         ("[1, 2.5, 3]", '[1, 2, "3"]', "input.mean"),
