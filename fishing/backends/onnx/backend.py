@@ -19,9 +19,9 @@ from fishing.backends.devices import (
     parse_device,
 )
 from fishing.backends.interface import stopped
-from fishing.backends.onnx.builder import Graph
+from fishing.backends.onnx.builder import DATA, TAU, Graph
 from fishing.backends.onnx.export import external_tensor
-from fishing.backends.onnx.graph import DATA, TAU, gradient_graph, graph_bytes
+from fishing.backends.onnx.graph import gradient_graph, graph_bytes
 from fishing.errors import BackendError
 from fishing.nets import NetSpec
 from fishing.processes import usable_cores

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fishing.backends.onnx.backward import backward
-from fishing.backends.onnx.builder import Builder, Graph, Value, refusal
+from fishing.backends.onnx.builder import DATA, TAU, Builder, Graph, Value, refusal
+from fishing.backends.onnx.imported import imported_graph
 from fishing.backends.onnx.layers import convert
 from fishing.nets import (
     BLOBS,
@@ -29,9 +30,6 @@ from fishing.nets import (
     weights_path,
 )
 
-#: The graph's inputs: images, and the temperature of eq. 10.
-DATA, TAU = "data", "tau"
-
 
 def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
     """Make the graph of a net, whose outputs are `fishing.nets.BLOBS`.
@@ -41,6 +39,8 @@ def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
     ONNX's own operator for LRN is fast in OpenVINO and slow in ONNX Runtime; unless
     `native_lrn` is set, pooling replaces it where possible.
     """
+    if spec.model.suffix == ".onnx":
+        return imported_graph(spec)
     caffemodel = weights_path(spec)
     net = read_net(spec.model)
     check_input(net.layer, spec.preprocess.shape)
