@@ -9,6 +9,7 @@ import hashlib
 import math
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,15 @@ def test_a_folder_is_a_net(folder: Path) -> None:
         None,
     )
     assert (weights.sources, weights.licence) == ((), "")
+
+
+@pytest.mark.parametrize("encode", [str.encode, lambda s: s.encode("utf-8-sig")])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_net_toml_of_windows_is_read(
+    folder: Path, encode: Callable[[str], bytes], line_end: str
+) -> None:
+    (folder / "net.toml").write_bytes(encode(TOML.replace("\n", line_end)))
+    assert load_net(str(folder)).title == "A net of mine"
 
 
 @pytest.mark.parametrize("net", ["vgg", "", "no/such/folder", "a" * 5000, "a\0b"])
