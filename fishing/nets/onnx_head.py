@@ -15,6 +15,7 @@ from fishing.errors import NetError
 from fishing.nets.blobs import LAST
 from fishing.nets.onnx_files import OnnxNet
 from fishing.nets.onnx_products import (
+    ELEMENTWISE,
     SAME_VALUES,
     Product,
     attributes,
@@ -23,29 +24,6 @@ from fishing.nets.onnx_products import (
     match_product,
 )
 
-#: Operators through which the backward pass goes from x_k to y_k.
-ELEMENTWISE = {
-    "Add",
-    "BatchNormalization",
-    "Clip",
-    "Div",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "Mul",
-    "Neg",
-    "PRelu",
-    "Pow",
-    "Relu",
-    "Sigmoid",
-    "Softplus",
-    "Sub",
-    "Tanh",
-}
 _MAX_PRODUCTS = 8
 # Operators whose output has the channels of their first input, or of both.
 _SAME_CHANNELS = {

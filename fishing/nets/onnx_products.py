@@ -24,6 +24,35 @@ SAME_VALUES = {
 }
 
 
+#: Non-linearities, each of one operator.
+ACTIVATIONS = {
+    "Clip",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "PRelu",
+    "Pow",
+    "Relu",
+    "Sigmoid",
+    "Softplus",
+    "Tanh",
+}
+#: Operators through which the backward pass goes from x_k to y_k.
+ELEMENTWISE = {
+    *ACTIVATIONS,
+    "Add",
+    "BatchNormalization",
+    "Div",
+    "Mul",
+    "Neg",
+    "Sub",
+}
+
+
 @dataclass(frozen=True)
 class Product:
     """An inner product y = x W^T + b.

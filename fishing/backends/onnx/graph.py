@@ -39,7 +39,7 @@ def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
     ONNX's own operator for LRN is fast in OpenVINO and slow in ONNX Runtime; unless
     `native_lrn` is set, pooling replaces it where possible.
     """
-    if spec.model.suffix == ".onnx":
+    if spec.is_onnx:
         return imported_graph(spec)
     caffemodel = weights_path(spec)
     net = read_net(spec.model)

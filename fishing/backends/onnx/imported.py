@@ -47,9 +47,38 @@ def imported_graph(spec: NetSpec) -> Graph:
     )
     outputs |= _backward(build, net, head, logits)
     inputs: dict[str, Any] = {DATA: [net.batch or "n", *spec.preprocess.shape], TAU: []}
+    return _finished(build, net, inputs, outputs)
+
+
+def products_graph(spec: NetSpec) -> tuple[Graph, OnnxHead]:
+    """Make a graph of the inputs and the outputs of all products, without gradients.
+
+    Its outputs are ``x0``, ``y0``, ``x1`` and so on, by the products' order in the
+    head that is returned as well.
+    """
+    net = read_onnx(spec.model)
+    _check_input(net, spec.preprocess.shape)
+    head, _ = named_head(net, spec.blobs)
+    build = _builder(net, [t for p in head.products for t in (p.x, p.y)])
+    outputs = {}
+    for i, product in enumerate(head.products):
+        outputs[f"x{i}"] = _input_of(build, net, product, f"x{i}")
+        y = graph_name(net, product.y)
+        outputs[f"y{i}"] = _flatten(build, y, len(product.weights))
+    inputs: dict[str, Any] = {DATA: [net.batch or "n", *spec.preprocess.shape]}
+    return _finished(build, net, inputs, outputs), head
+
+
+def _finished(
+    build: Builder,
+    net: OnnxNet,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Value],
+) -> Graph:
     graph = build.finish(inputs, outputs)
+    version = max(net.model.ir_version, 7)
     return dataclasses.replace(
-        graph, opset=net.opset, ir_version=max(net.model.ir_version, 7), batch=net.batch
+        graph, opset=net.opset, ir_version=version, batch=net.batch
     )
 
 
@@ -91,7 +120,8 @@ def _forward(
         if width is None:
             raise NetError(
                 f"{net.path}: expected {name} '{tensor}' to be a map of known "
-                "channels, found that its weights do not tell how many; name another tensor"
+                "channels, found that the model's weights do not tell them; name another "
+                "tensor"
             )
         shape = build.constant([0, width, -1], f"{name}/shape")
         maps = build.node(
@@ -101,13 +131,19 @@ def _forward(
         found.append((forward_blob(name), mean))
     lowest = LAST - len(head.products)
     for k, product in enumerate(reversed(head.products), lowest):
-        x, width = graph_name(net, product.x), product.weights.shape[1]
-        if product.is_pooled:
-            x = build.node("GlobalAveragePool", [x], f"x{k}/mean", [width, 1, 1]).name
-        found.append((forward_blob(f"x{k}"), _flatten(build, x, width)))
+        x = _input_of(build, net, product, f"x{k}")
+        found.append((forward_blob(f"x{k}"), x))
     logits = head.products[0]
     y = _flatten(build, graph_name(net, logits.y), len(logits.weights))
     return [*found, (forward_blob(f"y{LAST}"), y)]
+
+
+def _input_of(build: Builder, net: OnnxNet, product: Product, name: str) -> Value:
+    """Take the input of a product as (n, d), the mean over positions if it has some."""
+    x, width = graph_name(net, product.x), product.weights.shape[1]
+    if product.is_pooled:
+        x = build.node("GlobalAveragePool", [x], f"{name}/mean", [width, 1, 1]).name
+    return _flatten(build, x, width)
 
 
 def _flatten(build: Builder, name: str, width: int) -> Value:
