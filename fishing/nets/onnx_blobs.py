@@ -5,7 +5,7 @@ from __future__ import annotations
 from fishing.nets.blobs import LAST
 from fishing.nets.onnx_files import OnnxNet
 from fishing.nets.onnx_head import channels, find_onnx_head, find_onnx_logits
-from fishing.nets.onnx_products import ACTIVATIONS
+from fishing.nets.onnx_products import ACTIVATIONS, Product
 
 # Operators whose outputs are the maps between blocks.
 _BETWEEN_BLOCKS = {*ACTIVATIONS, "Add", "Concat", "Mul"}
@@ -35,7 +35,7 @@ def propose_onnx_blobs(net: OnnxNet) -> dict[str, str]:
     products = reversed(head.products)
     blobs = {f"x{k}": product.x for k, product in enumerate(products, lowest)}
     if len(head.products) == 1:
-        below = last_block_input(net, head.products[0].x)
+        below = last_block_input(net, head.products[0])
         if below is not None:
             blobs = {f"x{LAST - 2}": below, **blobs}
     blobs[f"y{LAST}"] = logits
@@ -44,22 +44,24 @@ def propose_onnx_blobs(net: OnnxNet) -> dict[str, str]:
     return blobs
 
 
-def last_block_input(net: OnnxNet, x: str) -> str | None:
-    """Find the map that enters the last block of convolutions below a tensor.
+def last_block_input(net: OnnxNet, product: Product) -> str | None:
+    """Find the map that enters the last block of convolutions below a product.
 
     It is the first tensor on the way down through which everything passes, which is a
-    sum, a concatenation or an activation, and which a convolution separates from `x`.
+    sum, a concatenation or an activation, which a convolution separates from the
+    product, and which has another number of channels than the product's input.
     """
     order = {o: i for i, n in enumerate(net.model.graph.node) for o in n.output}
-    frontier, has_convolution = {x}, False
+    frontier, has_convolution = {product.x}, False
     while frontier:
         last = max(frontier, key=lambda tensor: order.get(tensor, -1))
         node = net.writers.get(last)
         if node is None:
             return None
         is_cut = has_convolution and len(frontier) == 1
-        if is_cut and node.op_type in _BETWEEN_BLOCKS and channels(net, last):
-            return last
+        if is_cut and node.op_type in _BETWEEN_BLOCKS:
+            if channels(net, last) not in (None, product.weights.shape[1]):
+                return last
         frontier.remove(last)
         has_convolution |= node.op_type == "Conv"
         frontier.update(i for i in node.input if i and not net.is_constant(i))

@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from fishing.errors import NetError
 from fishing.nets.onnx_data import read_tensor
@@ -91,8 +92,6 @@ class OnnxNet:
             [numpy_helper.from_array(self.constants[i], i) for i in sorted(used)],
         )
         model = helper.make_model(graph, opset_imports=list(self.model.opset_import))
-        from onnx.reference import ReferenceEvaluator
-
         try:
             found: NDArray[Any] = ReferenceEvaluator(model).run(None, {})[0]
         except Exception as error:  # whatever numpy says of impossible shapes

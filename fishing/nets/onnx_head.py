@@ -47,6 +47,13 @@ class OnnxHead:
     products: list[Product]
     between: list[list[Any]] = field(default_factory=list)  # in the order of the model
 
+    def describe(self) -> str:
+        """Describe the head: "1 inner product, logits over pooled"."""
+        names = [product.y for product in reversed(self.products)]
+        count = f"{len(names)} inner product{'s' * (len(names) > 1)}"
+        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        return f"{count}, {listed} over {self.products[-1].x}"
+
 
 def find_onnx_logits(net: OnnxNet) -> tuple[str, str | None]:
     """Find the logits y8 of a classifier, and x8 if the model has their softmax.

@@ -120,8 +120,7 @@ def _forward(
         if width is None:
             raise NetError(
                 f"{net.path}: expected {name} '{tensor}' to be a map of known "
-                "channels, found that the model's weights do not tell them; name another "
-                "tensor"
+                "channels, found that no weights tell them; name another tensor"
             )
         shape = build.constant([0, width, -1], f"{name}/shape")
         maps = build.node(
