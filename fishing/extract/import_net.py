@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +21,9 @@ from fishing.files import file_sha256, whole_folder
 from fishing.images import Preprocess
 from fishing.nets import (
     NetSpec,
-    blob_shapes,
     copy_onnx,
     find_onnx_head,
+    input_shape,
     load_net,
     prepare_net,
     propose_blobs,
@@ -134,7 +136,21 @@ def import_caffe(
     DataError
         If an image cannot be read.
     """
-    raise NotImplementedError
+    net = read_net(prototxt)
+    blobs = propose_blobs(net.layer)
+    _, height, width = input_shape(net.layer)
+    preprocess = dataclasses.replace(preprocess, height=height, width=width)
+    with _new_folder(folder) as unfinished:
+        shutil.copyfile(prototxt, unfinished / "deploy.prototxt")
+        shutil.copyfile(caffemodel, unfinished / caffemodel.name)
+        title = f"{net.name or prototxt.stem}, imported from Caffe"
+        _describe(
+            unfinished, name or folder.name, title, preprocess, blobs, caffemodel.name
+        )
+        spec = load_net(str(unfinished))
+        head = prepare_net(spec).head.describe()
+        found = _try(spec, list(images) or default_images())
+    return ImportedNet(load_net(str(folder)), head, found)
 
 
 def default_images() -> list[Path]:
@@ -144,3 +160,56 @@ def default_images() -> list[Path]:
     assert package.origin is not None
     folder = Path(package.origin).parent / "datasets" / "images"
     return [folder / file for file in _PHOTOGRAPHS]
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Fill a new folder; an error of the system becomes a NetError."""
+    try:
+        with whole_folder(folder) as unfinished:
+            yield unfinished
+    except FileExistsError:
+        raise NetError(
+            f"expected to make the folder {folder}, found that it exists and is not "
+            "empty; choose another --output"
+        ) from None
+
+
+def _try(spec: NetSpec, images: Sequence[Path]) -> dict[str, NDArray[np.float32]]:
+    """Run images through the net, and check that all blobs are finite."""
+    found = compute_blobs(ExtractionSettings(spec, "onnx"), images)
+    for blob, rows in found.items():
+        if not np.isfinite(rows).all():
+            raise NetError(
+                f"expected finite blobs of {spec.name}, found NaN or infinity in "
+                f"{blob}; the weights or the preprocessing do not fit the net"
+            )
+    return found
+
+
+def _describe(
+    folder: Path,
+    name: str,
+    title: str,
+    preprocess: Preprocess,
+    blobs: Mapping[str, str],
+    weights: str,
+) -> None:
+    """Write net.toml, with the size and the SHA-256 of the weights."""
+    path = folder / weights
+    tables = {
+        "": {"name": name, "title": title},
+        "input": preprocess.as_toml(),
+        "blobs": blobs,
+        "weights": {
+            "file": weights,
+            "size": path.stat().st_size,
+            "sha256": file_sha256(path),
+        },
+    }
+    lines = []
+    for table, values in tables.items():
+        lines += [f"\n[{table}]"] if table else []
+        # JSON's texts, numbers, lists and booleans are written as those of TOML.
+        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    (folder / "net.toml").write_text("\n".join([*lines, ""]), encoding="utf-8")

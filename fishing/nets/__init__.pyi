@@ -12,6 +12,10 @@ from .head import prepare_head as prepare_head
 from .layers import ancestors as ancestors
 from .layers import check_input as check_input
 from .layers import check_settings as check_settings
+from .onnx_blobs import propose_onnx_blobs as propose_onnx_blobs
+from .onnx_data import copy_onnx as copy_onnx
+from .onnx_files import read_onnx as read_onnx
+from .onnx_head import find_onnx_head as find_onnx_head
 from .spec import NetSpec as NetSpec
 from .spec import Weights as Weights
 from .spec import load_net as load_net

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+# The files of an imported net.
+_MODEL, _DATA = "model.onnx", "model.onnx.data"
 
 
 def read_tensor(tensor: Any, folder: Path) -> NDArray[Any]:
@@ -42,6 +47,44 @@ def read_tensor(tensor: Any, folder: Path) -> NDArray[Any]:
     except (ValueError, TypeError, KeyError) as error:
         words = " ".join(str(error).split())[:200]
         raise ValueError(f"a tensor '{tensor.name}' that is damaged: {words}") from None
+
+
+def copy_onnx(model: Path, folder: Path) -> str:
+    """Copy a model into the folder of a net, and name the file with its weights.
+
+    Weights outside of the model all go into one file beside it.
+
+    Parameters
+    ----------
+    model : Path
+        A file that `read_onnx` has read.
+    folder : Path
+
+    Returns
+    -------
+    str
+        ``model.onnx``, or ``model.onnx.data``.
+    """
+    found = onnx.load_model(model, load_external_data=False)
+    tensors = [*found.graph.initializer, *map(_value, found.graph.node)]
+    if not any(t and t.data_location == TensorProto.EXTERNAL for t in tensors):
+        shutil.copyfile(model, folder / _MODEL)
+        return _MODEL
+    onnx.load_external_data_for_model(found, str(model.parent))
+    onnx.save_model(
+        found,
+        folder / _MODEL,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=_DATA,
+        convert_attribute=True,
+    )
+    return _DATA
+
+
+def _value(node: Any) -> Any:
+    """Return the tensor that a Constant node holds, or None."""
+    return next((a.t for a in node.attribute if a.HasField("t")), None)
 
 
 def external_file(tensor: Any, folder: Path) -> Path:
