@@ -79,7 +79,7 @@ def copy_onnx(model: Path, folder: Path) -> str:
         location=_DATA,
         convert_attribute=True,
     )
-    return _DATA
+    return _DATA if (folder / _DATA).exists() else _MODEL
 
 
 def _value(node: Any) -> Any:

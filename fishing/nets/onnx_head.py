@@ -21,6 +21,7 @@ from fishing.nets.onnx_products import (
     attributes,
     below_same_values,
     is_global_mean,
+    is_pointwise,
     match_product,
 )
 
@@ -94,7 +95,7 @@ def find_onnx_head(net: OnnxNet, logits: str) -> OnnxHead:
     NetError
         If the logits are not the output of an inner product.
     """
-    product = match_product(net, logits)
+    product = match_product(net, below_same_values(net, logits))
     if product is None:
         raise NetError(f"{net.path}: {_why_not(net, logits)}")
     head = OnnxHead([product])
@@ -232,7 +233,7 @@ def _why_not(net: OnnxNet, tensor: str) -> str:
             return f"expected one classifier, found the mean of {sum(below)}"
     if is_global_mean(net, node):
         below_node = net.writers.get(below_same_values(net, node.input[0]))
-        if below_node is not None and below_node.op_type in ELEMENTWISE:
+        if below_node is not None and _is_activated_product(net, below_node):
             return (
                 "expected an inner product, found a convolution, "
                 f"{below_node.op_type} and the mean over positions: its gradient is a "
@@ -241,9 +242,17 @@ def _why_not(net: OnnxNet, tensor: str) -> str:
     return reason
 
 
+def _is_activated_product(net: OnnxNet, node: Any) -> bool:
+    """Tell whether a node is a non-linearity of a 1 x 1 convolution."""
+    if node.op_type not in ELEMENTWISE:
+        return False
+    product = match_product(net, below_same_values(net, node.input[0]))
+    return product is not None and is_pointwise(net.writers[product.y])
+
+
 def _products_below(net: OnnxNet, tensor: str) -> int:
     """Count the products that a sum of a few terms is made of."""
-    if match_product(net, tensor):
+    if match_product(net, below_same_values(net, tensor)):
         return 1
     node = net.writers.get(below_same_values(net, tensor))
     if node is None or node.op_type not in ("Add", "Mean", "Sum", "Div", "Mul"):

@@ -82,8 +82,7 @@ class Product:
 
 def match_product(net: OnnxNet, tensor: str) -> Product | None:
     """Tell whether a tensor is an inner product with constant weights, and which."""
-    y = tensor
-    node = net.writers.get(below_same_values(net, tensor))
+    node = net.writers.get(tensor)
     if node is None:
         return None
     bias: NDArray[Any] | None = None
@@ -105,7 +104,7 @@ def match_product(net: OnnxNet, tensor: str) -> Product | None:
     if node.op_type not in _PRODUCTS or not net.is_constant(node.input[1]):
         return None
     weights, own_bias, where = _PRODUCTS[node.op_type](net, node) or (None, None, None)
-    if weights is None or weights.ndim != 2 or (is_pooled and not _is_pointwise(node)):
+    if weights is None or weights.ndim != 2 or (is_pooled and not is_pointwise(node)):
         return None
     total = np.zeros(len(weights), np.float32)
     for part in (own_bias, bias):
@@ -117,11 +116,11 @@ def match_product(net: OnnxNet, tensor: str) -> Product | None:
         if not np.isfinite(array).all():
             raise NetError(
                 f"{net.path}: expected finite {what} of the inner product "
-                f"'{y}', found NaN or infinity in them"
+                f"'{tensor}', found NaN or infinity in them"
             )
     return Product(
         x=node.input[0],
-        y=y,
+        y=tensor,
         weights=weights.astype(np.float32, copy=False),
         bias=total,
         initializer=where,
@@ -185,11 +184,11 @@ def _initializer(net: OnnxNet, name: str, alpha: float) -> str | None:
     return name if usable and name not in net.writers else None
 
 
-def _is_pointwise(node: Any) -> bool:
+def is_pointwise(node: Any) -> bool:
+    """Tell whether a convolution has a kernel of 1 x 1 and a stride of 1."""
     settings = attributes(node)
-    return set(settings.get("strides", ())) <= {1} and set(
-        settings.get("kernel_shape", (1, 1))
-    ) <= {1}
+    lengths = (*settings.get("strides", ()), *settings.get("kernel_shape", ()))
+    return set(lengths) <= {1}
 
 
 def is_global_mean(net: OnnxNet, node: Any) -> bool:
