@@ -247,7 +247,8 @@ def _is_activated_product(net: OnnxNet, node: Any) -> bool:
     if node.op_type not in ELEMENTWISE:
         return False
     product = match_product(net, below_same_values(net, node.input[0]))
-    return product is not None and is_pointwise(net.writers[product.y])
+    node = net.writers[product.y] if product else node
+    return node.op_type == "Conv" and is_pointwise(net, node)
 
 
 def _products_below(net: OnnxNet, tensor: str) -> int:

@@ -104,7 +104,7 @@ def match_product(net: OnnxNet, tensor: str) -> Product | None:
     if node.op_type not in _PRODUCTS or not net.is_constant(node.input[1]):
         return None
     weights, own_bias, where = _PRODUCTS[node.op_type](net, node) or (None, None, None)
-    if weights is None or weights.ndim != 2 or (is_pooled and not is_pointwise(node)):
+    if weights is None or weights.ndim != 2 or (is_pooled and not is_pointwise(net, node)):
         return None
     total = np.zeros(len(weights), np.float32)
     for part in (own_bias, bias):
@@ -184,11 +184,10 @@ def _initializer(net: OnnxNet, name: str, alpha: float) -> str | None:
     return name if usable and name not in net.writers else None
 
 
-def is_pointwise(node: Any) -> bool:
+def is_pointwise(net: OnnxNet, node: Any) -> bool:
     """Tell whether a convolution has a kernel of 1 x 1 and a stride of 1."""
-    settings = attributes(node)
-    lengths = (*settings.get("strides", ()), *settings.get("kernel_shape", ()))
-    return set(lengths) <= {1}
+    kernel = net.constant(node.input[1]).shape[2:]
+    return {*attributes(node).get("strides", ()), *kernel} <= {1}
 
 
 def is_global_mean(net: OnnxNet, node: Any) -> bool:
