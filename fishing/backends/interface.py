@@ -20,7 +20,7 @@ class Backend(Protocol):
 
     @property
     def widths(self) -> Mapping[str, int]:
-        """Values per image of each of `BLOBS`."""
+        """Values per image of each blob: ``forward/x7`` ..., ``backward/y8`` ..."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class Backend(Protocol):
         Returns
         -------
         dict of str to ndarray of float32, shape (n, widths[name])
-            One entry for each of `BLOBS`. Row i depends on image i alone.
+            One entry for each of `widths`. Row i depends on image i alone.
 
         Raises
         ------

@@ -88,3 +88,27 @@ def import_net(
         prepared = caffe_preprocess(mean, scale)
         found = import_caffe(model, weights, prepared, folder, name=name, images=images)
     _print(found, folder, as_json=as_json)
+
+
+def _print(found: ImportedNet, folder: Path, *, as_json: bool) -> None:
+    """Print the head, the widths of the blobs and the features that there will be."""
+    from fishing.kernels import available_features
+
+    widths = {name: rows.shape[1] for name, rows in found.blobs.items()}
+    features = available_features(widths)
+    if as_json:
+        print_json(
+            {
+                "net": str(folder),
+                "head": found.head,
+                "blobs": found.spec.blobs,
+                "widths": widths,
+                "features": features,
+            }
+        )
+        return
+    click.echo(f"{folder}: {found.head}")
+    for key, blob in found.spec.blobs.items():
+        click.echo(f"  {key}  {widths[f'forward/{key}']:>6}  {blob}")
+    click.echo(f"features: {' '.join(features)}")
+    click.echo(f"next: fishing extract --net {folder} --split trainval")

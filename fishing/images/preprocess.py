@@ -93,6 +93,10 @@ class Preprocess:
             np.subtract(crop[:, :, k], np.float32(mean), out=data[k])
         return data
 
+    def as_toml(self) -> dict[str, Any]:
+        """Describe the settings as the table [input] of net.toml."""
+        return {"size": self.height, "mean": list(self.mean)}
+
     def describe(self) -> dict[str, Any]:
         """Describe the settings as a features file records them."""
         return {

@@ -17,10 +17,11 @@ from fishing.nets.caffe_messages import (
     garbled,
     set_layers,
     strangers,
-    upgrade_inputs,
-    upgrade_layers,
 )
 from fishing.nets.caffe_weights import parse_binary
+from fishing.nets.fork_layers import translate_forks
+from fishing.nets.old_layers import upgrade_inputs, upgrade_layers
+from fishing.nets.training_layers import leave_out_training
 
 #: The most bytes of a deploy net, and values in the text format. The largest nets in
 #: use have a hundredth of these bytes and a twentieth of these values.
@@ -37,7 +38,7 @@ _TOKEN = re.compile(
 
 
 def read_net(prototxt: Path) -> Any:
-    """Read a net of V1 or current layers, in the text or the binary format.
+    """Read a net of Caffe in any of its formats, as layers of today's.
 
     Parameters
     ----------
@@ -46,13 +47,13 @@ def read_net(prototxt: Path) -> Any:
     Returns
     -------
     NetParameter
-        A protobuf message. All layers are in ``layer``; inputs are layers of type
-        ``Input``, and layers that do not belong to the TEST phase are left out.
+        A protobuf message. All layers are in ``layer``, in the words of Caffe 1.0;
+        inputs are layers of type ``Input``, and what only training needs is left out.
 
     Raises
     ------
     NetError
-        If the file is not a net, or is in the format of 2013.
+        If the file is not a net.
 
     Examples
     --------
@@ -72,6 +73,8 @@ def read_net(prototxt: Path) -> Any:
     included = [layer for layer in net.layer if _is_included(layer, net.state)]
     if len(included) < len(net.layer):
         set_layers(net, included)
+    leave_out_training(net)
+    translate_forks(net)
     return net
 
 

@@ -22,12 +22,13 @@ from fishing.nets.caffe_messages import (
     BlobProto,
     LayerParameter,
     NetParameter,
+    V0LayerParameter,
     V1LayerParameter,
     readable,
-    upgrade_layers,
 )
 
 LayerWeights = dict[str, list[NDArray[np.float32]]]
+_Pieces = list[tuple[str, memoryview]]  # contents of fields, by the names of these
 
 #: The most bytes of a binary file that are not weights. The largest nets have a tenth
 #: of it. An empty layer takes 3 bytes in a file and 700 in memory.
@@ -41,7 +42,7 @@ _UNPACKED = {"<f4": _FIXED32, "<f8": _FIXED64}
 
 
 def read_weights(caffemodel: Path) -> LayerWeights:
-    """Read the parameters of all layers of a caffemodel, of V1 or current layers.
+    """Read the parameters of all layers of a caffemodel in any of Caffe's formats.
 
     The file is mapped into memory, not read. Arrays are views of it, except those whose
     numbers are not packed or are of double precision.
@@ -73,10 +74,12 @@ def read_weights(caffemodel: Path) -> LayerWeights:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         walk = _Walk()
         net, blobs = walk.net(memoryview(data))
-        upgrade_layers(net)
+        if net.layer and net.layers:
+            raise ValueError("both 'layer' and 'layers'")
+        layers = [old.layer if old.HasField("layer") else old for old in net.layers]
         return {
             readable(layer.name): [walk.array(blob) for blob in of_layer]
-            for layer, of_layer in zip(net.layer, blobs, strict=True)
+            for layer, of_layer in zip([*net.layer, *layers], blobs, strict=True)
             if of_layer
         }
     except (ValueError, OSError) as error:
@@ -152,11 +155,24 @@ class _Walk:
         net, layers = self._split(data, NetParameter, ("layer", "layers"))
         blobs = []
         for name, content in layers:
-            kind = LayerParameter if name == "layer" else V1LayerParameter
-            layer, found = self._split(content, kind, ("blobs",))
+            if name == "layer":
+                layer, found = self._split(content, LayerParameter, ("blobs",))
+            else:
+                layer, found = self._old_layer(content)
             getattr(net, name).append(layer)
             blobs.append([blob for _, blob in found])
         return net, blobs
+
+    def _old_layer(self, content: memoryview) -> tuple[Any, _Pieces]:
+        """Parse a V1 layer, or one of 2013, whose inner layer holds the blobs."""
+        layer, found = self._split(content, V1LayerParameter, ("blobs", "layer"))
+        blobs = [piece for piece in found if piece[0] == "blobs"]
+        for name, inner in found:
+            if name == "layer":
+                settings, blobs = self._split(inner, V0LayerParameter, ("blobs",))
+                layer.layer.MergeFrom(settings)
+                layer.layer.SetInParent()
+        return layer, blobs
 
     def array(self, blob: memoryview) -> NDArray[np.float32]:
         """Read a BlobProto, whose shape is of the current form or of four axes."""
@@ -176,7 +192,7 @@ class _Walk:
 
     def _split(
         self, data: memoryview, kind: Any, names: tuple[str, ...]
-    ) -> tuple[Any, list[tuple[str, memoryview]]]:
+    ) -> tuple[Any, _Pieces]:
         """Take the fields of some names out of a message, and parse the rest."""
         numbers = {kind.DESCRIPTOR.fields_by_name[n].number: n for n in names}
         left, taken, place = bytearray(), [], 0
@@ -242,7 +258,7 @@ def _length(data: memoryview, place: int, wire: int) -> tuple[int, int]:
     raise ValueError(f"a field of wire type {wire}")
 
 
-def _joined(pieces: Sequence[tuple[str, memoryview]], name: str) -> NDArray[Any]:
+def _joined(pieces: _Pieces, name: str) -> NDArray[Any]:
     """Join the numbers of one field; those of a single piece stay where they are."""
     dtype = np.dtype(_NUMBERS[name])
     arrays = []

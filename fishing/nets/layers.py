@@ -17,6 +17,11 @@ def producer(layers: Sequence[Any], blob: str) -> Any:
     return found[-1]
 
 
+def place(layers: Sequence[Any], layer: Any) -> int:
+    """Find the place of this very layer; others may be equal to it."""
+    return next(i for i, other in enumerate(layers) if other is layer)
+
+
 def ancestors(layers: Sequence[Any], blobs: Sequence[str]) -> list[Any]:
     """List, in their order, the layers that any of `blobs` depends on."""
     needed, kept = set(blobs), []
@@ -32,8 +37,7 @@ def separate_in_place(layers: Sequence[Any], x5: str) -> None:
 
     The names of bottoms and tops are changed in the given layers.
     """
-    start = [layer is producer(layers, x5) for layer in layers].index(True) + 1
-    head = layers[start:]
+    head = layers[place(layers, producer(layers, x5)) + 1 :]
     last = {top: layer.name for layer in head for top in layer.top}
     current: dict[str, str] = {}
     for layer in head:
@@ -43,7 +47,7 @@ def separate_in_place(layers: Sequence[Any], x5: str) -> None:
             layer.top[i] = current[top]
 
 
-def check_input(layers: Sequence[Any], shape: tuple[int, int, int]) -> None:
+def check_input(layers: Sequence[Any], shape: Sequence[int]) -> None:
     """Check that a net has one input, of images of this shape.
 
     Raises
@@ -61,6 +65,13 @@ def check_input(layers: Sequence[Any], shape: tuple[int, int, int]) -> None:
         )
 
 
+def refusal(layer: Any, expected: str, found: str) -> NetError:
+    """Make an error that says why a layer cannot be run."""
+    return NetError(
+        f"layer '{layer.name}' ({layer.type}): expected {expected}, found {found}"
+    )
+
+
 def check_settings(layer: Any) -> None:
     """Check that Caffe knows all settings of a layer, and that they are finite.
 
@@ -70,10 +81,7 @@ def check_settings(layer: Any) -> None:
         If a field is unknown, NaN or infinite.
     """
     if layer.stranger:
-        raise NetError(
-            f"layer '{layer.name}' ({layer.type}): expected Caffe's own settings, "
-            f"found {layer.stranger}"
-        )
+        raise refusal(layer, "Caffe's own settings", layer.stranger)
     for name in not_finite(layer):
         raise NetError(
             f"expected finite numbers, found another as {name} of '{layer.name}'"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from fishing.errors import NetError
 from fishing.files import read_at_most
-from fishing.nets.blobs import head_names
+from fishing.nets.blobs import LAST, head_names
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,6 +48,7 @@ def read_net_toml(toml: Path) -> dict[str, Any]:
     except OSError as error:
         raise NetError(f"expected to read {toml}: {error.strerror}") from error
     _check_table(toml, "", found)
+    _check_no_gap(toml, found["blobs"])
     return found
 
 
@@ -75,6 +76,19 @@ def _check_table(toml: Path, table: str, values: dict[str, Any]) -> None:
             )
         if kind is _TABLE:
             _check_table(toml, key, values[key])
+
+
+def _check_no_gap(toml: Path, blobs: dict[str, Any]) -> None:
+    """Check that the names of activations go from x7 down without a gap."""
+    names = [f"x{k}" for k in reversed(range(LAST))]
+    n_given = sum(name in blobs for name in names)
+    for name in names[:n_given]:
+        if name not in blobs:
+            lower = next(x for x in names[n_given:] if x in blobs)
+            raise NetError(
+                f"{toml}: expected `blobs.{name}` beside `blobs.{lower}`, found no "
+                "such key; names go from x7 down without a gap"
+            )
 
 
 def _shown(value: object) -> str:
@@ -133,7 +147,7 @@ _KEYS = {
         ),
         "mean": _Kind("three numbers (B, G, R) from 0 to 255", _is_mean),
     },
-    "blobs": dict.fromkeys(head_names(), _LINE),
+    "blobs": dict.fromkeys(reversed(head_names(LAST)), _LINE),
     "weights": {
         # Anything but a plain name could point outside the folder.
         "file": _Kind(
@@ -147,4 +161,7 @@ _KEYS = {
         "licence": _LINE,
     },
 }
-_OPTIONAL = {"weights.size", "weights.sha256", "weights.sources", "weights.licence"}
+_OPTIONAL = {
+    *("blobs.x8", *(f"blobs.x{k}" for k in range(LAST - 1))),
+    *("weights.size", "weights.sha256", "weights.sources", "weights.licence"),
+}

@@ -60,7 +60,8 @@ def last_block_input(net: OnnxNet, product: Product) -> str | None:
             return None
         is_cut = has_convolution and len(frontier) == 1
         if is_cut and node.op_type in _BETWEEN_BLOCKS:
-            if channels(net, last) not in (None, product.weights.shape[1]):
+            width = channels(net, last)
+            if width not in (None, product.weights.shape[1]):
                 return last
         frontier.remove(last)
         has_convolution |= node.op_type == "Conv"

@@ -104,7 +104,11 @@ def match_product(net: OnnxNet, tensor: str) -> Product | None:
     if node.op_type not in _PRODUCTS or not net.is_constant(node.input[1]):
         return None
     weights, own_bias, where = _PRODUCTS[node.op_type](net, node) or (None, None, None)
-    if weights is None or weights.ndim != 2 or (is_pooled and not is_pointwise(net, node)):
+    if (
+        weights is None
+        or weights.ndim != 2
+        or (is_pooled and not is_pointwise(net, node))
+    ):
         return None
     total = np.zeros(len(weights), np.float32)
     for part in (own_bias, bias):

@@ -13,7 +13,7 @@ from pathlib import Path
 from fishing.errors import NetError
 from fishing.files import file_sha256
 from fishing.images import Preprocess
-from fishing.nets.blobs import head_names
+from fishing.nets.blobs import LAST, head_names
 from fishing.nets.net_toml import read_net_toml
 
 #: The files that can be the model of a net.
@@ -40,7 +40,7 @@ class NetSpec:
     folder: Path
     model: Path  # the prototxt or the ONNX model
     preprocess: Preprocess  # how an image becomes an input of the net
-    blobs: dict[str, str]  # the names of `head_names` to those in the prototxt
+    blobs: dict[str, str]  # names of `head_names` to those in the prototxt
     weights: Weights
 
     @property
@@ -125,7 +125,11 @@ def _read(toml: Path, model: Path) -> NetSpec:
         folder=toml.parent,
         model=model,
         preprocess=Preprocess(size, size, mean=mean),
-        blobs={blob: found["blobs"][blob] for blob in head_names()},
+        blobs={
+            name: found["blobs"][name]
+            for name in head_names(LAST)
+            if name in found["blobs"]
+        },
         weights=Weights(
             file=weights["file"],
             size=weights.get("size"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,25 +81,26 @@ class RandomNet:
     def trunk_layer(self) -> None:
         recent = [b for b, s in self.shapes.items() if len(s) == 3][-3:]
         bottom = self.pick(recent)
-        draw = self.pick(
-            [
-                *[self.convolution] * 3,
-                *[self.pooling] * 3,
-                *[self.lrn] * 2,
-                self.activation,
-                self.batch_norm,
-                self.scale,
-                self.eltwise,
-                self.concat,
-                self.softmax,
-                self.reshape,
-                self.flatten,
-                self.inner_product,
-            ]
-        )
+        draw = self.pick(self.kinds())
         top = draw(bottom)
         if top and draw in (self.convolution, self.batch_norm) and self.chance(0.7):
             self.activation(top, in_place=self.chance(0.6))
+
+    def kinds(self) -> list[Any]:
+        return [
+            *[self.convolution] * 3,
+            *[self.pooling] * 3,
+            *[self.lrn] * 2,
+            self.activation,
+            self.batch_norm,
+            self.scale,
+            self.eltwise,
+            self.concat,
+            self.softmax,
+            self.reshape,
+            self.flatten,
+            self.inner_product,
+        ]
 
     def convolution(self, bottom: str) -> str | None:
         channels, *size = self.shapes[bottom]
@@ -301,3 +303,96 @@ class RandomNet:
         if in_place and self.chance(0.5):
             x = self.add("Dropout", [x], self.shapes[x], "", top=x)
         return x
+
+
+class MoreLayers(RandomNet):
+    """A random net with layers of several tops, and those that combine two blobs."""
+
+    def kinds(self) -> list[Any]:
+        return [
+            *[self.convolution, self.pooling],
+            *[self.slice, self.split, self.crop, self.power] * 2,
+            *[self.bias, self.two_bottoms, self.eltwise, self.concat],
+        ]
+
+    def tops(
+        self, kind: str, bottom: str, shapes: list[tuple[int, ...]], settings: str
+    ) -> str:
+        """Add a layer with a top for each shape, and return one of them."""
+        names = [f"b{len(self.text)}_{i}" for i in range(len(shapes))]
+        tops = "".join(f' top: "{name}"' for name in names[1:])
+        self.add(kind, [bottom], shapes[0], tops + settings, names[0])
+        self.shapes |= zip(names, shapes, strict=True)
+        return str(self.pick(names))
+
+    def slice(self, bottom: str) -> str | None:
+        axis, shape = self.number(1, 3), self.shapes[bottom]
+        length = shape[axis - 1]
+        if length < 2:
+            return None
+        inner = self.rng.permutation(range(1, length))[: self.number(1, 3)]
+        points = sorted(int(i) for i in inner)
+        words = "".join(f"slice_point: {point} " for point in points)
+        if length % 2 == 0 and self.chance(0.3):
+            points, words = [length // 2], ""
+        ends = [0, *points, length]
+        sizes = [end - start for start, end in pairwise(ends)]
+        name = self.pick([f"axis: {axis}", f"axis: {axis - 4}", f"slice_dim: {axis}"])
+        shapes = [(*shape[: axis - 1], size, *shape[axis:]) for size in sizes]
+        settings = f" slice_param {{ {name} {words} }}"
+        return self.tops("Slice", bottom, shapes, settings)
+
+    def split(self, bottom: str) -> str:
+        shapes = [self.shapes[bottom]] * self.number(1, 3)
+        return self.tops("Split", bottom, shapes, "")
+
+    def crop(self, bottom: str) -> str | None:
+        like = self.convolution(bottom)
+        if not like:
+            return None
+        x, small = self.shapes[bottom], self.shapes[like]
+        axis = self.number(1, 3)
+        room = [n - m for n, m in zip(x[axis - 1 :], small[axis - 1 :], strict=True)]
+        if min(room) < 0:
+            return None
+        offsets = [self.number(0, n) for n in room]
+        if self.chance(0.3):
+            offsets = [min(room)]
+        words = "".join(f"offset: {offset} " for offset in offsets)
+        if not any(offsets) and self.chance(0.5):
+            words = ""
+        settings = f"crop_param {{ axis: {self.pick([axis, axis - 4])} {words} }}"
+        shape = (*x[: axis - 1], *small[axis - 1 :])
+        return self.add("Crop", [bottom, like], shape, settings)
+
+    def power(self, bottom: str) -> str:
+        power, shift = self.pick([(1, -0.5), (2, 0.3), (3, 0), (0, 1), (0.5, 0.2)])
+        if power == 0.5:  # of values above zero
+            bottom = self.add("Sigmoid", [bottom], self.shapes[bottom], "")
+        scale = self.pick([1, 0.7, 0]) if power != 3 else 0.5
+        words = f"power: {power} scale: {scale} shift: {shift}"
+        shape = self.shapes[bottom]
+        return self.add("Power", [bottom], shape, f"power_param {{ {words} }}")
+
+    def bias(self, bottom: str) -> str:
+        axis = self.number(1, 3)
+        num = self.pick([-1, *range(4 - axis + 1)])
+        words = f"axis: {self.pick([axis, axis - 4])} num_axes: {num}"
+        settings = f"bias_param {{ {words} }}"
+        return self.add("Bias", [bottom], self.shapes[bottom], settings)
+
+    def two_bottoms(self, bottom: str) -> str:
+        """Add a Scale or a Bias whose second bottom takes the place of parameters."""
+        kind, shape = self.pick(["Scale", "Bias"]), self.shapes[bottom]
+        n_axes = self.number(1, 3)
+        if n_axes == 1:  # a vector over the channels, as in squeeze and excitation
+            settings = f"inner_product_param {{ num_output: {shape[0]} }}"
+            other = self.add("InnerProduct", [bottom], shape[:1], settings)
+        elif n_axes == 2:
+            settings = f"inner_product_param {{ num_output: {shape[1]} axis: 2 }}"
+            other = self.add("InnerProduct", [bottom], shape[:2], settings)
+        else:
+            other = self.activation(bottom)
+        axis = self.pick([0, -4])
+        settings = f"{kind.lower()}_param {{ axis: {axis} }}"
+        return self.add(kind, [bottom, other], shape, settings)

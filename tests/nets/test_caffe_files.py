@@ -75,7 +75,7 @@ def test_ways_to_write_the_same(tmp_path: Path) -> None:
         ("\n\x01", "expected a deploy net, found"),
         (INPUT + 'input: "a"', "1 inputs with 0 shapes"),
         ('layers { name: "a" } layer { name: "b" }', "both 'layer' and 'layers'"),
-        ('layers { layer { name: "a" } }', "layers in the format of 2013"),
+        ('layers { layer { type: "padding" } }', "padding layer without one bottom"),
     ],
 )
 def test_texts_that_are_no_net(tmp_path: Path, text: str, message: str) -> None:

@@ -107,7 +107,7 @@ def test_old_shapes_and_double_numbers(tmp_path: Path) -> None:
         (_with_blob(_field(5, b"\0" * 7)), "7 bytes in place of numbers of 4"),
         (_with_blob(_field(7, b"\x0a\x01\xff")), "Error parsing message"),
         (_with_blob(_field(5, b"\0" * 8)), r"2 numbers for a parameter of shape \[\]"),
-        (_field(2, _field(1, _field(1, b"a"))), "layers in the format of 2013"),
+        (_field(2, _field(1, _field(50, b"\x08"))), "too early"),
         (_field(2, b"") + _field(100, b""), "both 'layer' and 'layers'"),
     ],
 )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fishing.backends.devices import parse_device
 from fishing.errors import BackendError, FishingError
-from fishing.nets import NetSpec, weights_path
+from fishing.nets import NetSpec
 from fishing.processes import python_command
 
 _START = "from fishing.backends.caffe.process import main; main()"
@@ -47,10 +47,7 @@ class CaffeBackend:
     ) -> None:
         (device,) = parse_device(device)
         settings = {
-            "prototxt": spec.model,
-            "weights": weights_path(spec),
-            "blobs": dict(spec.blobs),
-            "input_shape": spec.preprocess.shape,
+            "spec": spec,
             "batch_size": batch_size,
             "temperature": temperature,
             "device": device,

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fishing.errors import NetError
-from fishing.nets import (
-    BLOBS,
-    ancestors,
-    check_input,
-    check_settings,
-    head_names,
-    prepare_head,
+from fishing.nets import PreparedNet
+from fishing.nets.caffe_messages import (
+    LossParameter,
+    NetParameter,
+    set_layers,
 )
-from fishing.nets.caffe_messages import LayerParameter, LossParameter, set_layers
 
 # The number of parameter blobs of the head's layers without a `bias_term`.
-_N_PARAMS = {"BatchNorm": 3, "PReLU": 1}
+_N_PARAMS = {"BatchNorm": 3, "Bias": 1, "PReLU": 1}
 # Layers that read or write files of their own, or run code that a file names.
 _USE_FILES = {"Data", "HDF5Data", "HDF5Output", "ImageData", "Python", "WindowData"}
 
@@ -38,12 +35,7 @@ class GradientNet(NamedTuple):
 
 
 def gradient_net(
-    deploy: Any,
-    blobs: Mapping[str, str],
-    *,
-    temperature: float,
-    batch_size: int,
-    input_shape: tuple[int, int, int],
+    net: PreparedNet, *, temperature: float, batch_size: int
 ) -> GradientNet:
     """Derive the net whose backward pass computes dE/dy of the head's inner products.
 
@@ -51,64 +43,42 @@ def gradient_net(
     put on the logits y8, whose ``diff`` is then (softmax(y8 / tau) - 1/P) / tau, as in
     eq. 10. Caffe is told to stop below the lowest inner product (``propagate_down``)
     and to compute no gradients of weights (``lr_mult: 0``) but that of this product's
-    bias: without something to learn, Caffe would skip the backward pass. Each in-place
-    layer of the head gets a blob of its own, so that no y_k is overwritten by x_k.
+    bias: without something to learn, Caffe would skip the backward pass.
 
-    `deploy` is what `read_net` returns; it is left as it is. `blobs` are
-    those of `NetSpec`, and `input_shape` is that of one image. A NetError says that the
-    net has no head that fits `blobs`, or a layer that cannot be run.
+    `net` is left as it is. A NetError says that it has a layer that uses files.
     """
-    param = type(deploy)()
-    param.CopyFrom(deploy)
-    _set_input(param, batch_size, input_shape)
-    head = prepare_head(param.layer, blobs)
-    outputs = [layer.top[0] for layer in head.inner_products]
-    n_readers = sum(outputs[0] in layer.bottom for layer in param.layer)
-    if n_readers != 1:
-        raise NetError(f"expected one layer to read '{outputs[0]}', found {n_readers}")
-    for layer in head.layers:
-        _without_weight_gradients(layer)
-    # The cheapest thing to learn; layers further down may be frozen.
-    head.inner_products[0].param[-1].lr_mult = 1
-    head.inner_products[0].propagate_down[:] = [False]
-    set_layers(param, ancestors(param.layer, [blobs["x8"]]))
+    param = NetParameter()
+    set_layers(param, net.layers)
     _check_layers(param.layer)
-    _add_loss(param, outputs[-1], temperature)
-    taps = [Tap(blobs[name], "data") for name in head_names()]
-    taps += [Tap(output, "diff") for output in outputs]
-    return GradientNet(
-        param, param.layer[0].top[0], dict(zip(BLOBS, taps, strict=True))
-    )
+    _set_input(param.layer[0], batch_size)
+    head = {layer.name for layer in net.head.layers}
+    for layer in param.layer:
+        if layer.name in head:
+            _without_weight_gradients(layer)
+        if layer.name == net.head.inner_products[0].name:
+            # The cheapest thing to learn; layers further down may be frozen.
+            layer.param[-1].lr_mult = 1
+            layer.propagate_down[:] = [False]
+    taps = {name: Tap(blob, "data") for name, blob in net.head.forward().items()}
+    gradients = net.head.gradients()
+    taps |= {name: Tap(blob, "diff") for name, blob in gradients.items()}
+    _add_loss(param, net.head.inner_products[-1].top[0], temperature)
+    return GradientNet(param, param.layer[0].top[0], taps)
 
 
-def _set_input(param: Any, batch_size: int, input_shape: tuple[int, int, int]) -> None:
-    """Put the one Input layer first, in the shape that will be fed."""
-    check_input(param.layer, input_shape)
-    tops = [t for layer in param.layer if layer.type == "Input" for t in layer.top]
-    others = [layer for layer in param.layer if layer.type != "Input"]
-    name = _free_name(others, "data")
-    first = LayerParameter(name=name, type="Input", top=tops)
-    first.input_param.shape.add(dim=[batch_size, *input_shape])
-    set_layers(param, [first, *others])
+def _set_input(layer: Any, batch_size: int) -> None:
+    """Give the input the batch size that will be fed, and a name of its own."""
+    layer.input_param.shape[0].dim[0] = batch_size
 
 
 def _check_layers(layers: Sequence[Any]) -> None:
     """Refuse layers that Caffe would run, but not as a net of images and weights."""
-    seen: set[str] = set()
     for layer in layers:
         if layer.type in _USE_FILES:
             raise NetError(
                 f"expected a net that needs nothing but images and weights, found "
                 f"'{layer.name}' ({layer.type}), which reaches for files of its own"
             )
-        check_settings(layer)
-        # Caffe gives the weights of a name to the first layer of that name alone.
-        if layer.name in seen:
-            raise NetError(
-                f"expected each layer to have a name of its own, found '{layer.name}' "
-                "once more"
-            )
-        seen.add(layer.name)
 
 
 def _without_weight_gradients(layer: Any) -> None:

@@ -30,7 +30,7 @@ from fishing.backends.devices import (
     fitting_batch,
 )
 from fishing.errors import BackendError, FishingError
-from fishing.nets import fit_weights, read_net, read_weights
+from fishing.nets import NetSpec, fit_weights, prepare_net
 
 # Bytes that a new net may take in addition to its parameters.
 _ROOM = 2**28
@@ -63,18 +63,14 @@ def main() -> None:
 class CaffeNet:
     """A gradient net in Caffe.
 
-    `prototxt` and `weights` are files of the current or the V1 format. The other
-    parameters are those of `NetSpec` and of `fishing.backends.Backend`. TF32 is only
-    checked here: the environment variable CAFFE_TF32 turns it on.
+    The parameters are those of `fishing.backends.open_backend`. TF32 is only checked
+    here: the environment variable CAFFE_TF32 turns it on.
     """
 
     def __init__(
         self,
+        spec: NetSpec,
         *,
-        prototxt: Path,
-        weights: Path,
-        blobs: dict[str, str],
-        input_shape: tuple[int, int, int],
         batch_size: int | None,
         temperature: float,
         device: str,
@@ -94,12 +90,9 @@ class CaffeNet:
                 "SoftmaxWithLoss has no temperature; run `make caffe-patched`"
             )
         gpu = set_device(caffe, device, tf32=tf32)
+        net = prepare_net(spec)
         self._derived = gradient_net(
-            read_net(prototxt),
-            blobs,
-            temperature=temperature,
-            batch_size=batch_size or 1,
-            input_shape=input_shape,
+            net, temperature=temperature, batch_size=batch_size or 1
         )
         # The file has no name, so that nothing remains of it if Caffe aborts.
         with tempfile.TemporaryFile("w+") as file:
@@ -107,7 +100,9 @@ class CaffeNet:
             file.seek(0)
             is_limited = device == "cpu" and sys.platform == "linux"
             if is_limited:  # a new net holds parameters and little else
-                _limit_memory(_memory_used() + 2 * weights.stat().st_size + _ROOM)
+                _limit_memory(
+                    _memory_used() + 2 * net.caffemodel.stat().st_size + _ROOM
+                )
             self.net = caffe.Net(f"/dev/fd/{file.fileno()}", caffe.TEST)
             if is_limited:
                 _limit_memory(os.sysconf("SC_PHYS_PAGES") * resource.getpagesize())
@@ -117,8 +112,10 @@ class CaffeNet:
             name: [list(param.shape) for param in params]
             for name, params in self.net.params.items()
         }
-        fit_weights(weights, read_weights(weights), shapes)
-        self.net.copy_from(str(weights))
+        fitted = fit_weights(net.caffemodel, net.weights, shapes)
+        for name, arrays in fitted.items():
+            for param, array in zip(self.net.params[name], arrays, strict=True):
+                param.data[...] = array
         self.widths = {
             name: int(np.prod(self.net.blobs[tap.blob].shape[1:]))
             for name, tap in self._derived.taps.items()

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fishing.backends.onnx.builder import Builder, Value, refusal
+from fishing.backends.onnx.builder import Builder, Value
 from fishing.backends.onnx.layers import (
     batch_norm_statistics,
     prelu_slopes,
     scale_factors,
 )
-from fishing.nets import Head
+from fishing.nets import Head, concat_axis
 
 
 class _Step(NamedTuple):
@@ -42,28 +42,32 @@ def backward(
 
     `blobs` holds the blobs that layers of the head read and write, by their names in
     the net, and `tau` the temperature. The gradients dE/dy of the inner products are
-    returned from the lowest up. A NetError refuses layers without a backward pass here.
+    returned from the lowest up.
     """
     found: list[Value] = []
-    logits = blobs[head.layers[0].top[0]]
-    gradient = _at_logits(build, head.layers[0], logits, tau)
+    gradient = _at_logits(build, head.layers[0], blobs, tau)
+    parts: dict[str, Value] = {}
     for layer in head.layers:
         if layer.type == "InnerProduct":
             found.append(gradient)
             if layer is head.inner_products[0]:
                 break
-        if layer.type not in _BACKWARD:
-            known = " ".join(sorted(_BACKWARD))
-            raise refusal(layer, f"a head of the types {known}", f"'{layer.type}'")
-        bottom, top = blobs[layer.bottom[0]], blobs[layer.top[0]]
-        gradient = _BACKWARD[layer.type](build, _Step(layer, bottom, top, gradient))
+        if layer.type == "Eltwise":
+            parts = _maxout(build, layer, blobs, gradient)
+        elif layer.type == "Slice":
+            gradient = _joined(build, layer, blobs[layer.bottom[0]], parts)
+        else:
+            bottom, top = blobs[layer.bottom[0]], blobs[layer.top[0]]
+            step = _Step(layer, bottom, top, gradient)
+            gradient = _BACKWARD[layer.type](build, step)
     return found[::-1]
 
 
-def _at_logits(build: Builder, layer: Any, y: Value, tau: Value) -> Value:
+def _at_logits(
+    build: Builder, layer: Any, blobs: Mapping[str, Value], tau: Value
+) -> Value:
     """Take the gradient of the loss: (softmax(y / tau) - 1/P) / tau."""
-    if len(y.shape) != 1:
-        raise refusal(layer, "logits of shape (n, P)", f"(n, {y.shape})")
+    y = blobs[layer.top[0]]
     scaled = build.node("Div", [y, tau], "y/tau", y.shape)
     tempered = build.node("Softmax", [scaled], "softmax(y/tau)", y.shape, axis=1)
     uniform = build.constant(1 / y.shape[0], "1/P")
@@ -139,6 +143,59 @@ def _scale(build: Builder, step: _Step) -> Value:
     return _times(build, step, build.constant(factors, f"{step.layer.name}/f'"))
 
 
+def _power(build: Builder, step: _Step) -> Value:
+    """Multiply by power * scale * (shift + scale y)^(power - 1)."""
+    p, name, shape = step.layer.power_param, step.layer.name, step.bottom.shape
+    factor = build.constant(float(p.power * p.scale), f"{name}/power*scale")
+    scaled = _times(build, step, factor)
+    if p.power in (0, 1):
+        return scaled
+    scale = build.constant(float(p.scale), f"{name}/scale")
+    shift = build.constant(float(p.shift), f"{name}/shift")
+    power = build.constant(float(p.power - 1), f"{name}/power-1")
+    product = build.node("Mul", [step.bottom, scale], f"{name}/scale*y", shape)
+    base = build.node("Add", [product, shift], f"{name}/shift+scale*y", shape)
+    slope = build.node("Pow", [base, power], f"{name}/f'", shape)
+    return _down(build, step, "Mul", [scaled, slope])
+
+
+def _maxout(
+    build: Builder, layer: Any, blobs: Mapping[str, Value], gradient: Value
+) -> dict[str, Value]:
+    """Give the gradient to the part that is the largest; of equal ones, as Caffe does.
+
+    Of the first two the second counts as larger, and then the part that came first.
+    """
+    name, shape = layer.name, gradient.shape
+    zero = build.constant(0.0, f"{name}/zero")
+    xs = [blobs[bottom] for bottom in layer.bottom]
+    largest = xs[:1]  # of the parts up to each
+    for x in xs[1:-1]:
+        largest.append(build.node("Max", [largest[-1], x], f"{name}/largest", shape))
+    found: dict[str, Value] = {}
+    for i in reversed(range(1, len(xs))):
+        pair = [largest[i - 1], xs[i]] if i == 1 else [xs[i], largest[i - 1]]
+        first = build.node("Greater", pair, f"{name}/first", shape)
+        to_first = build.node("Where", [first, gradient, zero], f"{name}/one", shape)
+        to_other = build.node("Where", [first, zero, gradient], f"{name}/other", shape)
+        here, gradient = (to_other, to_first) if i == 1 else (to_first, to_other)
+        found[layer.bottom[i]] = here
+    return {**found, layer.bottom[0]: gradient}
+
+
+def _joined(
+    build: Builder, layer: Any, bottom: Value, parts: Mapping[str, Value]
+) -> Value:
+    """Join the gradients of a Slice's tops."""
+    return build.node(
+        "Concat",
+        [parts[top] for top in layer.top],
+        f"d{layer.bottom[0]}",
+        bottom.shape,
+        axis=concat_axis(layer, bottom.shape),
+    )
+
+
 def _same_values(build: Builder, step: _Step) -> Value:
     name = f"d{step.layer.bottom[0]}"
     return build.reshape(step.gradient, step.bottom.shape, name)
@@ -172,14 +229,17 @@ def _down(
 
 _BACKWARD: dict[str, Callable[[Builder, _Step], Value]] = {
     "BatchNorm": _batch_norm,
+    "Bias": _same_values,
     "Dropout": _same_values,
     "ELU": _elu,
     "Flatten": _same_values,
     "InnerProduct": _inner_product,
     "PReLU": _prelu,
+    "Power": _power,
     "ReLU": _relu,
     "Reshape": _same_values,
     "Scale": _scale,
     "Sigmoid": _sigmoid,
+    "Split": _same_values,
     "TanH": _tanh,
 }

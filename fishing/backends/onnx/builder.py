@@ -16,7 +16,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from fishing.errors import NetError
 from fishing.nets import LayerWeights, fit_weights
 
 # The lowest opset in which Softmax is along one axis.
@@ -24,9 +23,6 @@ _OPSET, _IR_VERSION = 13, 7
 
 #: A graph's inputs: images, and the temperature of eq. 10.
 DATA, TAU = "data", "tau"
-
-#: The most values that a blob may have for one image: 256 MiB.
-MOST_VALUES = 2**26
 
 
 class Value(NamedTuple):
@@ -94,10 +90,8 @@ class Builder:
         """Add a node of an ONNX operator with these attributes, and return its output.
 
         An input that is a str is the name of an initializer. The output has this name,
-        with a suffix if the name is taken, and this shape for one image. A NetError
-        says that it would have more than `MOST_VALUES` values.
+        with a suffix if the name is taken, and this shape for one image.
         """
-        check_size(name, shape)
         output = Value(self._unique(name), tuple(shape))
         self._shapes[output.name] = output.shape
         names = [i.name if isinstance(i, Value) else i for i in inputs]
@@ -180,33 +174,6 @@ class Builder:
             found, i = f"{name}#{i}", i + 1
         self._names.add(found)
         return found
-
-
-def refusal(layer: Any, expected: str, found: str) -> NetError:
-    """Make an error that says why a layer cannot be converted."""
-    return NetError(
-        f"layer '{layer.name}' ({layer.type}): expected {expected}, found {found}; "
-        "--backend caffe runs all layers that Caffe has"
-    )
-
-
-def check_size(name: str, shape: Sequence[int]) -> None:
-    """Refuse a blob of more than `MOST_VALUES` values, which could fill the memory."""
-    if math.prod(shape) > MOST_VALUES:
-        raise NetError(
-            f"expected blobs of at most {MOST_VALUES} values an image, found '{name}' "
-            f"of shape {list(shape)}"
-        )
-
-
-def canonical_axis(layer: Any, axis: int, x: Value) -> int:
-    """Count an axis from the first, and refuse the batch axis and missing ones."""
-    n_axes = len(x.shape) + 1
-    found = axis + n_axes if axis < 0 else axis
-    if not 1 <= found < n_axes:
-        wanted = f"an axis from 1 to {n_axes - 1}, which leaves images apart"
-        raise refusal(layer, wanted, f"axis {axis}")
-    return found
 
 
 def _tensor(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:

@@ -12,27 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from fishing.backends.onnx.backward import backward
-from fishing.backends.onnx.builder import DATA, TAU, Builder, Graph, Value, refusal
+from fishing.backends.onnx.builder import DATA, TAU, Builder, Graph, Value
 from fishing.backends.onnx.imported import imported_graph
 from fishing.backends.onnx.layers import convert
-from fishing.nets import (
-    BLOBS,
-    Head,
-    LayerWeights,
-    NetSpec,
-    ancestors,
-    check_input,
-    forward_blob,
-    head_names,
-    prepare_head,
-    read_net,
-    read_weights,
-    weights_path,
-)
+from fishing.nets import Head, LayerWeights, NetSpec, ancestors, prepare_net, refusal
 
 
 def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
-    """Make the graph of a net, whose outputs are `fishing.nets.BLOBS`.
+    """Make the graph of a net, whose outputs are its paired blobs.
 
     Its inputs are ``data``, float32 of shape (n, channels, height, width), and
     ``tau``, a positive float32 without axes. Each output is float32 of shape (n, d).
@@ -41,18 +28,13 @@ def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
     """
     if spec.is_onnx:
         return imported_graph(spec)
-    caffemodel = weights_path(spec)
-    net = read_net(spec.model)
-    check_input(net.layer, spec.preprocess.shape)
-    head = prepare_head(net.layer, spec.blobs)
-    outputs = {forward_blob(name): spec.blobs[name] for name in head_names()}
+    net = prepare_net(spec)
     return build_graph(
-        net.layer,
-        read_weights(caffemodel),
-        caffemodel,
-        outputs=outputs,
-        head=head,
-        gradients=[name for name in BLOBS if name not in outputs],
+        net.layers,
+        net.weights,
+        net.caffemodel,
+        outputs=net.head.forward(),
+        head=net.head,
         native_lrn=native_lrn,
     )
 
@@ -64,21 +46,20 @@ def build_graph(
     *,
     outputs: Mapping[str, str],
     head: Head | None = None,
-    gradients: Sequence[str] = (),
     native_lrn: bool = False,
 ) -> Graph:
     """Make a graph of any blobs of any net, with a head of any depth or none.
 
     Each layer above the head's input writes a blob of its own; see `separate_in_place`.
     `outputs` maps the names of the forward outputs to the net's blobs. Without a head,
-    there is no backward pass; with it, `gradients` names the outputs dE/dy of the inner
-    products, from the lowest up. Messages name `caffemodel`, the file of the weights.
+    there is no backward pass; with it, the gradients dE/dy of its inner products are
+    further outputs. Messages name `caffemodel`, the file of the weights.
     """
     build = Builder(weights, caffemodel, native_lrn=native_lrn)
     values: dict[str, Value] = {}
     used = ancestors(layers, list(outputs.values()))
-    _check_names(used)
     inputs: dict[str, Sequence[int | str]] = {}
+    gradients = list(head.gradients()) if head else []
     build.reserve(DATA, TAU, *outputs, *gradients)
     for layer in used:
         if layer.type == "Input":
@@ -94,7 +75,7 @@ def build_graph(
         if missing:
             raise refusal(layer, f"a layer before it to write '{missing[0]}'", "none")
         bottoms = [values[bottom] for bottom in layer.bottom]
-        values[layer.top[0]] = convert(build, layer, bottoms)
+        values |= zip(layer.top, convert(build, layer, bottoms), strict=True)
     results = {name: values[blob] for name, blob in outputs.items()}
     if head:
         inputs[TAU] = []
@@ -113,13 +94,3 @@ def graph_bytes(graph: Graph) -> tuple[int, int]:
     values = sum(math.prod(shape) for shape in graph.shapes.values())
     fixed = sum(array.nbytes for array in graph.initializers.values()) + 2**30
     return fixed, 4 * values
-
-
-def _check_names(layers: Sequence[Any]) -> None:
-    """Refuse layers of one name, and layers that share their parameters."""
-    seen: set[str] = set()
-    for layer in layers:
-        names = {layer.name, *(p.name for p in layer.param if p.name)}
-        if layer.name and names & seen:
-            raise refusal(layer, "names of its own", f"'{min(names & seen)}' once more")
-        seen |= names
