@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from fishing.cli import options
+from fishing.cli.printing import print_json
+
+if TYPE_CHECKING:
+    from fishing.extract import ImportedNet
 
 if TYPE_CHECKING:
     pass

@@ -23,7 +23,7 @@ from fishing.nets import (
     NetSpec,
     copy_onnx,
     find_onnx_head,
-    input_shape,
+    image_shape,
     load_net,
     prepare_net,
     propose_blobs,
@@ -95,7 +95,7 @@ def import_onnx(
     blobs = propose_onnx_blobs(net)
     head = find_onnx_head(net, blobs["y8"]).describe()
     with _new_folder(folder) as unfinished:
-        weights = copy_onnx(net, unfinished)
+        weights = copy_onnx(model, unfinished)
         title = f"{model.stem}, imported from ONNX"
         _describe(unfinished, name or folder.name, title, preprocess, blobs, weights)
         spec = load_net(str(unfinished))
@@ -138,7 +138,7 @@ def import_caffe(
     """
     net = read_net(prototxt)
     blobs = propose_blobs(net.layer)
-    _, height, width = input_shape(net.layer)
+    _, height, width = image_shape(net.layer)
     preprocess = dataclasses.replace(preprocess, height=height, width=width)
     with _new_folder(folder) as unfinished:
         shutil.copyfile(prototxt, unfinished / "deploy.prototxt")

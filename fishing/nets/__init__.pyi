@@ -27,7 +27,7 @@ from .onnx_files import read_onnx as read_onnx
 from .onnx_head import find_onnx_head as find_onnx_head
 from .prepare_net import PreparedNet as PreparedNet
 from .prepare_net import prepare_net as prepare_net
-from .propose_blobs import input_shape as input_shape
+from .propose_blobs import image_shape as image_shape
 from .propose_blobs import propose_blobs as propose_blobs
 from .shapes import blob_shapes as blob_shapes
 from .shapes import check_layers as check_layers

@@ -60,10 +60,14 @@ def export(name: str, folder: Path) -> bool:
     size = 299 if name == "inception_v3" else 224
     data = torch.randn(2, 3, size, size)
     net.train()
-    with torch.no_grad():  # statistics of batch normalisation that keep values alive
-        for module in net.modules():
-            if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-                module.momentum = None
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+            module.momentum = None
+            # With a gain of 1, random layers blow up what rounding leaves.
+            torch.nn.init.constant_(module.weight, 0.5)
+        if hasattr(module, "inplace"):
+            module.inplace = False  # autograd must see y_k as it was
+    with torch.no_grad():  # gathers the statistics of batch normalisation
         net(torch.randn(4, 3, size, size))
     net.eval()
     path = folder / name.replace(":", "-")
