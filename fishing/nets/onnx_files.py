@@ -192,10 +192,11 @@ def _check_operators(model: Any) -> None:
     if model.functions:
         raise ValueError("functions of its own; export the model with them inlined")
     opset = _opset(model)
-    if opset < LOWEST_OPSET:
+    newest = onnx.defs.onnx_opset_version()
+    if not LOWEST_OPSET <= opset <= newest:
         raise ValueError(
-            f"operators of version {opset}; export the model with opset "
-            f"{LOWEST_OPSET} or later"
+            f"operators of version {opset}; export the model with an opset from "
+            f"{LOWEST_OPSET} to {newest}"
         )
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):

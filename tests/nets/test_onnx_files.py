@@ -115,7 +115,7 @@ def _outside(location: str, **where: str) -> Callable[[Any], None]:
         (_bytes_input, "not of float32"),
         (_written_twice, "'conv' written twice"),
         (_no_output, "no node that writes the output"),
-        (_old_opset, "operators of version 8; export the model with opset 13"),
+        (_old_opset, "operators of version 8; export the model with an opset from 13"),
         (_two_opsets, "2 versions of ONNX's operators"),
         (_functions, "functions of its own"),
         (_negative_shape, r"a tensor 'W' of shape \[-1, 3, 3, 3\]"),
