@@ -34,11 +34,12 @@ from fishing.store import (
     write_features,
 )
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "nets")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1] / "nets"))
+from onnx_models import CHANNELS, CLASSES, Model, spec_of
+
 from forked_index import use_forks
 from hdf5_checksums import Block, find_blocks
-from onnx_models import CHANNELS, CLASSES, Model, spec_of
 
 MEMORY_DISK = Path("/dev/shm")
 
