@@ -199,7 +199,7 @@ def _describe(
     path = folder / weights
     tables = {
         "": {"name": name, "title": title},
-        "input": preprocess.as_toml(),
+        "input": preprocess.describe(),
         "blobs": blobs,
         "weights": {
             "file": weights,

@@ -4,6 +4,6 @@ from .image_list import check_class_names as check_class_names
 from .image_list import is_split_name as is_split_name
 from .photographs import write_photographs as write_photographs
 from .preprocess import Preprocess as Preprocess
-from .preprocess import resize_and_crop as resize_and_crop
+from .preprocess_config import read_preprocess as read_preprocess
 from .read_splits import find_image as find_image
 from .read_splits import read_splits as read_splits

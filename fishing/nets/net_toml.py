@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import re
-import reprlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fishing.errors import NetError
 from fishing.files import read_at_most
+from fishing.images.preprocess import CHANNELS, INTERPOLATIONS, ROUNDINGS
+from fishing.images.setting_kinds import (
+    FLAG,
+    HEIGHT_WIDTH,
+    SIDE,
+    TABLE,
+    Kind,
+    either,
+    number,
+    numbers,
+    one_of,
+    shown,
+    text,
+)
 from fishing.nets.blobs import LAST, head_names
 
 if sys.version_info >= (3, 11):
@@ -18,7 +29,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MAX_INPUT_SIZE = 2048
 _MAX_BYTES = 2**16
 
 
@@ -72,9 +82,9 @@ def _check_table(toml: Path, table: str, values: dict[str, Any]) -> None:
         if not kind.fits(values[key]):
             raise NetError(
                 f"{toml}: expected `{prefix}{key}` to be {kind.words}, found "
-                f"{_shown(values[key])}; correct it"
+                f"{shown(values[key])}; correct it"
             )
-        if kind is _TABLE:
+        if kind is TABLE:
             _check_table(toml, key, values[key])
 
 
@@ -91,25 +101,6 @@ def _check_no_gap(toml: Path, blobs: dict[str, Any]) -> None:
             )
 
 
-def _shown(value: object) -> str:
-    """Show the beginning of a value."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # more digits than Python writes
-        return "a number without end"
-
-
-class _Kind(NamedTuple):
-    """What a value of net.toml must be, in words and as a test."""
-
-    words: str
-    fits: Callable[[Any], bool]
-
-
-def _matches(pattern: str) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None
-
-
 def _is_line(value: Any) -> bool:
     return (
         isinstance(value, str)
@@ -118,50 +109,44 @@ def _is_line(value: Any) -> bool:
     )
 
 
-def _is_mean(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(v) in (int, float) and 0 <= v <= 255 for v in value)
-    )
+def _are_sources(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_ADDRESS.fits, value))
 
 
-def _is_sources(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_matches(r"https?://\S+"), value))
-
-
-_TABLE = _Kind("a table", lambda v: isinstance(v, dict))
-_LINE = _Kind("a text of one line", _is_line)
+_ADDRESS = text(r"https?://\S+", "an http(s) address")
+_LINE = Kind("a text of one line", _is_line)
+_SIZE = either(SIDE, HEIGHT_WIDTH)
 _KEYS = {
     "": {
         "name": _LINE,
         "title": _LINE,
-        "input": _TABLE,
-        "blobs": _TABLE,
-        "weights": _TABLE,
+        "input": TABLE,
+        "blobs": TABLE,
+        "weights": TABLE,
     },
     "input": {
-        "size": _Kind(
-            f"a whole number from 1 to {MAX_INPUT_SIZE}",
-            lambda v: type(v) is int and 0 < v <= MAX_INPUT_SIZE,
-        ),
-        "mean": _Kind("three numbers (B, G, R) from 0 to 255", _is_mean),
+        "size": _SIZE,
+        "resize": _SIZE,
+        "interpolation": one_of(INTERPOLATIONS),
+        "antialias": FLAG,
+        "rounding": one_of(ROUNDINGS),
+        "channels": one_of(CHANNELS),
+        "mean": numbers(0, 255, (1, 3)),
+        "scale": either(number(1e-9, 1e9), numbers(1e-9, 1e9, (1, 3))),
     },
     "blobs": dict.fromkeys(reversed(head_names(LAST)), _LINE),
     "weights": {
         # Anything but a plain name could point outside the folder.
-        "file": _Kind(
-            "a file name without a folder", _matches(r"[A-Za-z0-9_][\w.+-]{0,199}")
-        ),
-        "size": _Kind("a whole number above 0", lambda v: type(v) is int and v > 0),
-        "sha256": _Kind(
-            "64 hexadecimal digits in lower case", _matches(r"[0-9a-f]{64}")
-        ),
-        "sources": _Kind("a list of http(s) addresses", _is_sources),
+        "file": text(r"[A-Za-z0-9_][\w.+-]{0,199}", "a file name without a folder"),
+        "size": Kind("a whole number above 0", lambda v: type(v) is int and v > 0),
+        "sha256": text(r"[0-9a-f]{64}", "64 hexadecimal digits in lower case"),
+        "sha1": text(r"[0-9a-f]{40}", "40 hexadecimal digits in lower case"),
+        "sources": Kind("a list of http(s) addresses", _are_sources),
         "licence": _LINE,
     },
 }
 _OPTIONAL = {
     *("blobs.x8", *(f"blobs.x{k}" for k in range(LAST - 1))),
-    *("weights.size", "weights.sha256", "weights.sources", "weights.licence"),
+    *(f"input.{key}" for key in _KEYS["input"] if key not in ("size", "mean")),
+    *(f"weights.{key}" for key in _KEYS["weights"] if key != "file"),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fishing.errors import NetError
 from fishing.files import file_sha256
@@ -117,14 +118,12 @@ def _read(toml: Path, model: Path) -> NetSpec:
     """Make a NetSpec of what net.toml says."""
     found = read_net_toml(toml)
     weights = found["weights"]
-    size = found["input"]["size"]
-    mean = tuple(float(value) for value in found["input"]["mean"])
     return NetSpec(
         name=found["name"],
         title=found["title"],
         folder=toml.parent,
         model=model,
-        preprocess=Preprocess(size, size, mean=mean),
+        preprocess=_preprocess(toml, found["input"]),
         blobs={
             name: found["blobs"][name]
             for name in head_names(LAST)
@@ -138,3 +137,19 @@ def _read(toml: Path, model: Path) -> NetSpec:
             licence=weights.get("licence", ""),
         ),
     )
+
+
+def _preprocess(toml: Path, table: dict[str, Any]) -> Preprocess:
+    """Make a Preprocess of the table [input], in which defaults may be left out."""
+    size, mean = table["size"], tuple(map(float, table["mean"]))
+    height, width = size if isinstance(size, list) else (size, size)
+    given = {key: v for key, v in table.items() if key not in ("size", "mean")}
+    if isinstance(given.get("resize"), list):
+        given["resize"] = tuple(given["resize"])
+    scale = given.pop("scale", 1)
+    scales = scale if isinstance(scale, list) else [scale] * len(mean)
+    given["scale"] = tuple(map(float, scales))
+    try:
+        return Preprocess(height, width, mean=mean, **given)
+    except NetError as error:
+        raise NetError(f"{toml}: {error}") from None

@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 
 from fishing.errors import DataError, ImageError
-from fishing.images import read_image, read_splits, resize_and_crop
+from fishing.images import Preprocess, read_image, read_splits
 
 SIZE = 104  # pixels, both sides
+_SQUARE = Preprocess(SIZE, SIZE)
 _QUALITY = 80
 
 
@@ -47,7 +48,7 @@ class Thumbnails:
         key = str(image)
         if key not in self.sources:
             try:
-                crop = resize_and_crop(read_image(self._paths[image]), SIZE)
+                crop = _SQUARE.resize_and_crop(read_image(self._paths[image]))
             except ImageError:
                 return None
             _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fishing.errors import ImageError
-from fishing.images import Preprocess, read_image, resize_and_crop
+from fishing.images import Preprocess, read_image
 
 SIZES = [(64, 64), (65, 97), (333, 227), (41, 120), (500, 375), (227, 227), (1, 1)]
 
@@ -212,4 +212,4 @@ def test_missing_and_huge_files(tmp_path: Path) -> None:
 
 def test_needle(rng) -> None:
     with pytest.raises(ImageError, match="too narrow"):
-        resize_and_crop(np.zeros((1, 10_000, 3), np.uint8), 227)
+        Preprocess(227, 227).resize_and_crop(np.zeros((1, 10_000, 3), np.uint8))

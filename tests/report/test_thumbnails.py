@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fishing.errors import DataError
-from fishing.images import read_image, read_splits, resize_and_crop
+from fishing.images import Preprocess, read_image, read_splits
 from fishing.report.thumbnails import SIZE, Thumbnails
 
 
@@ -22,7 +22,7 @@ def test_it_is_the_crop_that_the_net_sees(devkit: Path) -> None:
     head, text = source.split(",")
     assert head == "data:image/jpeg;base64"
     found = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), 1)
-    expected = resize_and_crop(read_image(images.path[3]), SIZE)
+    expected = Preprocess(SIZE, SIZE).resize_and_crop(read_image(images.path[3]))
     assert found.shape == expected.shape == (SIZE, SIZE, 3)
     # The pictures are noise, of which JPEG keeps the means.
     np.testing.assert_allclose(found.mean((0, 1)), expected.mean((0, 1)), atol=2)
