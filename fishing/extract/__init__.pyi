@@ -5,3 +5,4 @@ from .in_memory import compute_blobs as compute_blobs
 from .temperature import temper as temper
 from .to_file import Extracted as Extracted
 from .to_file import extract as extract
+from .to_file import one_product_advice as one_product_advice

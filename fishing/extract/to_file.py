@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fishing.backends import Backend, check_run, choose_backend, open_backend, run_ahead
 from fishing.errors import BackendError, DataError, ImageError
 from fishing.images import ImageList, Preprocess
+from fishing.nets.blobs import LAST, backward_blob, forward_blob
 from fishing.processes import usable_cores
 from fishing.progress import Progress, silent
 from fishing.store import ExtractionSettings, FeaturesWriter
@@ -110,6 +111,8 @@ def extract(
             )
             with closing(net):
                 _log.info("%s runs on %s, backend %s", spec.name, device, backend)
+                if advice := one_product_advice(spec.name, net.widths):
+                    _log.info("%s", advice)
                 for images in pending:
                     _extract_split(images, net, preprocess, writer, strict, progress)
             writer.publish(progress)
@@ -123,6 +126,39 @@ def extract(
             )
             for images in lists
         ]
+
+
+def one_product_advice(net: str, blobs: Collection[str]) -> str:
+    """Say what a head with one inner product is good for; nothing of other heads.
+
+    Parameters
+    ----------
+    net : str
+        The name of the net.
+    blobs : collection of str
+        The paired blobs of the net.
+
+    Returns
+    -------
+    str
+        One line, or none.
+
+    Examples
+    --------
+    >>> one_product_advice("vgg16", ["forward/x6", "forward/x7", "backward/y7"])
+    ''
+    """
+    if backward_blob(LAST) not in blobs or backward_blob(LAST - 1) in blobs:
+        return ""
+    product = (
+        "the product x6*x7 does"
+        if forward_blob("x6") in blobs
+        else "the product x6*x7 does, with the input of the last block as x6 in net.toml"
+    )
+    return (
+        f"{net} has a head of one inner product: at temperature 2, dW8 is no better "
+        f"than x7 alone; {product}"
+    )
 
 
 def _extract_split(

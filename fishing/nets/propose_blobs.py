@@ -66,8 +66,9 @@ def propose_blobs(layers: Sequence[Any]) -> dict[str, str]:
     found |= _chain(used, y8, published, input_shape, has_softmax=bool(softmax))
     if "x6" not in found:
         block = _last_block_input(used, found["x7"], input_shape)
-        if block in published and _fits(layers, {**found, "x6": block}, input_shape):
-            found["x6"] = block
+        with_block = {**found, "x6": block}
+        if block in published and _fits(layers, with_block, input_shape):
+            found = with_block
     return {name: found[name] for name in head_names(LAST) if name in found}
 
 
@@ -166,11 +167,12 @@ def _check_no_embedding(layers: Sequence[Any], y8: str, shapes: Shapes) -> None:
 
 def _last_block_input(
     layers: Sequence[Any], x7: str, input_shape: Sequence[int]
-) -> str | None:
+) -> str:
     """Find the last map through which all paths lead before the last block.
 
     A concatenation, an addition or an activation writes it, at least one convolution
-    reads it or what is made of it, and its shape is not that of the last map.
+    reads it or what is made of it, and its shape is not that of the last map. "" stands
+    for none.
     """
     below = ancestors(layers, [x7])
     shapes = blob_shapes(below, input_shape)
@@ -190,7 +192,7 @@ def _last_block_input(
         if layer.type in _JOINS and place < last_convolution
     ]
     other = [blob for blob in found if shapes[blob] != large[-1]] if large else []
-    return str((other or found)[-1]) if found else None
+    return str((other or found)[-1]) if found else ""
 
 
 def _cuts(layers: Sequence[Any], last: str) -> list[tuple[int, Any]]:

@@ -12,12 +12,8 @@ SHA256 = "sha256"
 JSON_ATTRIBUTES = ("preprocess", "blobs")
 #: The blobs that a split may have, in their order.
 BLOBS = paired_blobs(8)
-#: Pairs of blobs that must have the same width.
-SAME_WIDTH = (
-    *((f"forward/x{k}", f"backward/y{k}") for k in range(1, 8)),
-    ("forward/y8", "backward/y8"),
-    ("forward/y8", "forward/x8"),
-)
+#: Pairs of blobs that must have the same width. A maxout makes x_k narrower than y_k.
+SAME_WIDTH = (("forward/y8", "backward/y8"), ("forward/y8", "forward/x8"))
 #: All datasets that a split may have.
 DATASETS = (
     "image_id",
