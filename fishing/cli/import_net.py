@@ -76,7 +76,8 @@ def import_net(
       fishing import deploy.prototxt weights.caffemodel --mean 104,117,123
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.extract import import_caffe, import_onnx
-    from fishing.images import caffe_preprocess, read_preprocess
+    from fishing.images import read_preprocess
+    from fishing.nets import read_mean
 
     folder = output or Path(name or (weights or model).stem)
     if weights is None:
@@ -86,11 +87,19 @@ def import_net(
                 "with timm's config.json, Hugging Face's preprocessor_config.json, "
                 "'torchvision' or 'caffe' (or name the .caffemodel of a Caffe net)"
             )
-        prepared = read_preprocess(preprocess)
-        found = import_onnx(model, prepared, folder, name=name, images=images)
+        found = import_onnx(
+            model, read_preprocess(preprocess), folder, name=name, images=images
+        )
     else:
-        prepared = caffe_preprocess(mean, scale)
-        found = import_caffe(model, weights, prepared, folder, name=name, images=images)
+        found = import_caffe(
+            model,
+            weights,
+            folder,
+            mean=None if mean is None else read_mean(mean),
+            scale=scale,
+            name=name,
+            images=images,
+        )
     _print(found, folder, as_json=as_json)
 
 

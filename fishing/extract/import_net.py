@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +35,8 @@ from fishing.store import ExtractionSettings
 
 # The photographs of scikit-learn, which are there wherever this package is.
 _PHOTOGRAPHS = ("china.jpg", "flower.jpg")
+# What Caffe's nets of ImageNet subtract (B, G, R), by the number of channels.
+_MEANS = {1: (0.0,), 3: (104.0, 117.0, 123.0)}
 
 
 class ImportedNet(NamedTuple):
@@ -108,9 +110,10 @@ def import_onnx(
 def import_caffe(
     prototxt: Path,
     caffemodel: Path,
-    preprocess: Preprocess,
     folder: Path,
     *,
+    mean: Sequence[float] | None = None,
+    scale: float = 1.0,
     name: str | None = None,
     images: Sequence[Path] = (),
 ) -> ImportedNet:
@@ -120,9 +123,14 @@ def import_caffe(
     ----------
     prototxt, caffemodel : Path
         Files of any of Caffe's formats; they are copied.
-    preprocess : Preprocess
-        Its height and width do not count, since the net has its own.
-    folder, name, images
+    folder : Path
+        It must not exist, or be empty.
+    mean : sequence of float, optional
+        Values (0-255) to subtract from each channel. A warning says that 104 117 123
+        are taken (B, G, R; 0 for a grey net) if it is left out.
+    scale : float
+        Factor of the differences.
+    name, images
         See `import_onnx`.
 
     Returns
@@ -138,8 +146,7 @@ def import_caffe(
     """
     net = read_net(prototxt)
     blobs = propose_blobs(net.layer)
-    _, height, width = image_shape(net.layer)
-    preprocess = dataclasses.replace(preprocess, height=height, width=width)
+    preprocess = _caffe_preprocess(image_shape(net.layer), mean, scale)
     with _new_folder(folder) as unfinished:
         shutil.copyfile(prototxt, unfinished / "deploy.prototxt")
         shutil.copyfile(caffemodel, unfinished / caffemodel.name)
@@ -160,6 +167,35 @@ def default_images() -> list[Path]:
     assert package.origin is not None
     folder = Path(package.origin).parent / "datasets" / "images"
     return [folder / file for file in _PHOTOGRAPHS]
+
+
+def _caffe_preprocess(
+    shape: Sequence[int], mean: Sequence[float] | None, scale: float
+) -> Preprocess:
+    """Prepare images as Caffe does, for a net of 3 channels or a grey one."""
+    n_channels, height, width = shape
+    if n_channels not in _MEANS:
+        raise NetError(
+            f"expected a net of images of 3 channels or of 1, found {n_channels}"
+        )
+    if mean is None:
+        mean = _MEANS[n_channels]
+        logging.getLogger("fishing").warning(
+            "nothing says which mean the net subtracts from its images; %s is taken "
+            "(--mean names another)",
+            " ".join(f"{value:g}" for value in mean),
+        )
+    if len(mean) != n_channels:
+        raise NetError(
+            f"expected a mean of {n_channels} channels, found one of {len(mean)}"
+        )
+    return Preprocess(
+        height,
+        width,
+        channels="BGR" if n_channels == 3 else "grey",
+        mean=tuple(float(value) for value in mean),
+        scale=(scale,) * n_channels,
+    )
 
 
 @contextmanager

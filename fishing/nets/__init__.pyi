@@ -4,6 +4,7 @@ from .blobs import head_names as head_names
 from .caffe_files import read_net as read_net
 from .caffe_weights import LayerWeights as LayerWeights
 from .caffe_weights import fit_weights as fit_weights
+from .caffe_weights import read_mean as read_mean
 from .caffe_weights import read_weights as read_weights
 from .fetch import fetch_weights as fetch_weights
 from .head import SAME_VALUES as SAME_VALUES

@@ -93,15 +93,16 @@ class OnnxNet:
         )
         model = helper.make_model(graph, opset_imports=list(self.model.opset_import))
         try:
-            found: NDArray[Any] = ReferenceEvaluator(model).run(None, {})[0]
+            found: Any = ReferenceEvaluator(model).run(None, {})
+            array = np.asarray(found[0])
         except Exception as error:  # whatever numpy says of impossible shapes
             words = " ".join(str(error).split())[:200]
             raise NetError(
                 f"{self.path}: expected to compute the constant '{name}', found "
                 f"{words or type(error).__name__}; export the model again"
             ) from None
-        self.constants[name] = found
-        return found
+        self.constants[name] = array
+        return array
 
     def ancestors(self, names: list[str]) -> list[Any]:
         """List, in their order, the nodes that any of these tensors depends on."""
