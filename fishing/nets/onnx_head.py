@@ -111,7 +111,7 @@ def find_onnx_head(net: OnnxNet, logits: str) -> OnnxHead:
     return head
 
 
-def named_head(
+def named_onnx_head(
     net: OnnxNet, blobs: Mapping[str, str]
 ) -> tuple[OnnxHead, dict[str, str]]:
     """Find the head that the names of a net describe, and activations below it.

@@ -20,7 +20,7 @@ from fishing.errors import NetError
 from fishing.nets import NetSpec
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
 from fishing.nets.onnx_files import OnnxNet, read_onnx
-from fishing.nets.onnx_head import OnnxHead, channels, named_head
+from fishing.nets.onnx_head import OnnxHead, channels, named_onnx_head
 from fishing.nets.onnx_products import Product
 
 
@@ -34,7 +34,7 @@ def imported_graph(spec: NetSpec) -> Graph:
     """
     net = read_onnx(spec.model)
     _check_input(net, spec.preprocess.shape)
-    head, activations = named_head(net, spec.blobs)
+    head, activations = named_onnx_head(net, spec.blobs)
     wanted = {*spec.blobs.values(), *(p.y for p in head.products)}
     build = _builder(net, sorted(wanted))
     outputs = dict(_forward(build, net, head, activations))
@@ -58,7 +58,7 @@ def products_graph(spec: NetSpec) -> tuple[Graph, OnnxHead]:
     """
     net = read_onnx(spec.model)
     _check_input(net, spec.preprocess.shape)
-    head, _ = named_head(net, spec.blobs)
+    head, _ = named_onnx_head(net, spec.blobs)
     build = _builder(net, [t for p in head.products for t in (p.x, p.y)])
     outputs = {}
     for i, product in enumerate(head.products):
