@@ -6,3 +6,4 @@ from .temperature import temper as temper
 from .to_file import Extracted as Extracted
 from .to_file import extract as extract
 from .to_file import one_product_advice as one_product_advice
+from .torch_nets import from_torch as from_torch
