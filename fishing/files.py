@@ -162,7 +162,12 @@ def read_at_most(path: Path, n_bytes: int) -> bytes:
 
 def file_sha256(path: Path) -> str:
     """Compute the SHA-256 of a file, as 64 lower-case hexadecimal digits."""
-    digest = hashlib.sha256()
+    return file_digest(path, "SHA-256")
+
+
+def file_digest(path: Path, name: str) -> str:
+    """Compute the SHA-256 or the SHA-1 of a file, in lower-case hexadecimal digits."""
+    digest = hashlib.new(name.replace("-", "").lower(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)

@@ -150,14 +150,10 @@ def one_product_advice(net: str, blobs: Collection[str]) -> str:
     """
     if backward_blob(LAST) not in blobs or backward_blob(LAST - 1) in blobs:
         return ""
-    product = (
-        "the product x6*x7 does"
-        if forward_blob("x6") in blobs
-        else "the product x6*x7 does, with the input of the last block as x6 in net.toml"
-    )
+    missing = "" if forward_blob("x6") in blobs else ", once net.toml names such an x6"
     return (
-        f"{net} has a head of one inner product: at temperature 2, dW8 is no better "
-        f"than x7 alone; {product}"
+        f"{net} has a head of one inner product: at temperature 2, dW8 does not beat "
+        f"x7; x6*x7 does, where x6 is the input of the last block{missing}"
     )
 
 

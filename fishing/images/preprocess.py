@@ -95,7 +95,7 @@ class Preprocess:
                 )
         n = len(CHANNELS[self.channels])
         for name, low, high in (("mean", 0, 255), ("scale", 1e-9, 1e9)):
-            values, kind = list(getattr(self, name)), numbers(low, high, (n,))
+            values, kind = [*map(float, getattr(self, name))], numbers(low, high, (n,))
             if not kind.fits(values):
                 raise NetError(
                     f"expected `{name}` of {self.channels} to be {kind.words}, found "
@@ -211,8 +211,8 @@ class Preprocess:
             "antialias": self.antialias,
             "rounding": self.rounding,
             "channels": self.channels,
-            "mean": list(self.mean),
-            "scale": list(self.scale),
+            "mean": [*map(float, self.mean)],
+            "scale": [*map(float, self.scale)],
         }
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:

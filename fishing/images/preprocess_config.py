@@ -38,28 +38,31 @@ _BY_HAND = "write [input] of net.toml by hand"
 
 
 class _Processor(NamedTuple):
-    """What an image processor of Hugging Face does if its file leaves it out."""
+    """What an image processor of Hugging Face does if its file leaves it out.
+
+    None where versions of transformers differ: then the file must say it.
+    """
 
     keeps_proportions: bool | None = None  # if `size` is a number
     resample: int | None = None  # a number of Pillow's
-    crops: bool = False
+    crops: bool | None = False
 
 
 _PROCESSORS = {
     "": _Processor(),  # the file does not name it
     "ViT": _Processor(False, 2),
-    "Pvt": _Processor(False, 2),
-    "Siglip": _Processor(False, 3),
+    "Pvt": _Processor(False),
+    "Siglip": _Processor(None, 3),
     "DeiT": _Processor(False, 3, True),
-    "Beit": _Processor(False, 3, True),
-    "EfficientNet": _Processor(False),  # its resampling differs between versions
+    "Beit": _Processor(False, 3, None),
+    "EfficientNet": _Processor(False),
     "CLIP": _Processor(True, 3, True),
     "Bit": _Processor(True, 3, True),
     "Levit": _Processor(True, 3, True),
-    "ConvNext": _Processor(True, 3),
+    "ConvNext": _Processor(True),
     "MobileNetV1": _Processor(True, 2, True),
     "MobileNetV2": _Processor(True, 2, True),
-    "MobileViT": _Processor(True, 2, True),
+    "MobileViT": _Processor(True, None, True),
 }
 _RESAMPLES = {2: "bilinear", 3: "bicubic"}
 # Steps that are dealt with here, or leave an image as it is.
@@ -228,7 +231,10 @@ def _geometry(
         return square, square if resized >= 384 else int(resized / pct)
     if kind == "Levit" and isinstance(resized, int):
         resized = int(256 / 224 * resized)
-    if _get(config, "do_center_crop", processor.crops, FLAG):
+    crops = _get(config, "do_center_crop", processor.crops, FLAG)
+    if crops is None:
+        raise NetError(f"expected `do_center_crop`, found none; {_BY_HAND}")
+    if crops:
         crop = _size(config, "crop_size", False)
         return (crop, crop) if isinstance(crop, int) else crop, resized
     if isinstance(resized, int):

@@ -1,11 +1,13 @@
-"""Fetch the weights of a net into the cache, and check them by SHA-256.
+"""Fetch the weights of a net into the cache, and check them by SHA-256 or SHA-1.
 
 Bytes are collected in `<file>.part`, which the next run continues after a break. The
-file gets its own name only once its size and its SHA-256 are right.
+file gets its own name only once its size and its checksum are right. Where no source
+publishes a checksum, a warning says so.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -20,7 +22,7 @@ import requests
 
 from fishing import __version__
 from fishing.errors import NetError
-from fishing.files import file_sha256, lock, name_whole_file
+from fishing.files import file_digest, file_sha256, lock, name_whole_file
 from fishing.nets.spec import NetSpec
 from fishing.nets.weights import cached_weights
 from fishing.progress import Progress, silent
@@ -60,7 +62,7 @@ def fetch_weights(
     Returns
     -------
     Path
-        The weights, whose size and SHA-256 are those on record. They are beside
+        The weights, whose size and checksum are those on record. They are beside
         `net.toml` if they come with the net, and otherwise in the cache.
 
     Raises
@@ -73,10 +75,10 @@ def fetch_weights(
         if fault := _fault(spec, beside):
             raise NetError(f"{beside}: {fault}; put the right file there or remove it")
         return beside
-    if weights.sha256 is None:
+    if weights.checksum is None and not weights.sources:
         raise NetError(
-            f"expected a sha256 in {spec.folder / 'net.toml'} to check the weights "
-            f"with, found none; add it, or put the weights at {beside}"
+            f"expected a sha256 or sources in {spec.folder / 'net.toml'}, found "
+            f"neither; add them, or put the weights at {beside}"
         )
     sources = weights.sources if source is None else (source,)
     if not sources:
@@ -95,17 +97,31 @@ def fetch_weights(
             except _SourceError as error:
                 reasons.append(f"({number}) {address}: {error}")
             else:
+                _warn_if_unchecked(spec, target)
                 return target
+    checksum = "with {} {} ".format(*weights.checksum) if weights.checksum else ""
     raise NetError(
-        f"expected {weights.file} with SHA-256 {weights.sha256} from {len(sources)} "
-        f"source(s), found none that has it: {' '.join(reasons)}; try later, or name "
-        f"another source: `fishing fetch {spec.name} --from URL-or-path`"
+        f"expected {weights.file} {checksum}from {len(sources)} source(s), found none "
+        f"that has it: {' '.join(reasons)}; try later, or name another source: "
+        f"`fishing fetch {spec.name} --from URL-or-path`"
     )
+
+
+def _warn_if_unchecked(spec: NetSpec, target: Path) -> None:
+    """Say so if nothing on record tells whether the weights are the right ones."""
+    if spec.weights.checksum is None:
+        _log.warning(
+            "%s was not checked, as no checksum is on record; its SHA-256 is %s",
+            target,
+            file_sha256(target),
+        )
 
 
 def _from_url(spec: NetSpec, url: str, target: Path, progress: Progress) -> None:
     """Download a file, beginning with the bytes that an earlier run has left."""
-    part = _suffixed(target, ".part")
+    # Without a checksum, bytes of two sources could be mixed unnoticed.
+    of_url = f".{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    part = _suffixed(target, f"{'' if spec.weights.checksum else of_url}.part")
     while True:
         is_resumed = _size(part) > 0
         _download(spec, url, part, progress)
@@ -194,6 +210,8 @@ def _start_and_total(
         raise _BreakError(f"found status {status} {answer.reason}")
     else:
         raise _SourceError(f"found status {status} {answer.reason}")
+    if "html" in answer.headers.get("Content-Type", ""):
+        raise _SourceError("expected weights, found a web page")
     total = int(length) if length.isdecimal() else None
     if total is not None and size is not None and total != size:
         raise _SourceError(f"expected {size} bytes, found {total}")
@@ -224,12 +242,14 @@ def _write(
 
 def _fault(spec: NetSpec, path: Path) -> str | None:
     """Describe how a file differs from the weights on record, if it does."""
-    size, sha256 = spec.weights.size, spec.weights.sha256
+    size = spec.weights.size
     if size is not None and _size(path) != size:
         return f"expected {size} bytes, found {_size(path)}"
-    if sha256 is not None and (found := file_sha256(path)) != sha256:
-        return f"expected SHA-256 {sha256}, found {found}"
-    return None
+    if spec.weights.checksum is None:
+        return None
+    name, expected = spec.weights.checksum
+    found = file_digest(path, name)
+    return None if found == expected else f"expected {name} {expected}, found {found}"
 
 
 def _keep(file: Path, target: Path) -> None:

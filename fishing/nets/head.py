@@ -44,7 +44,7 @@ class Head(NamedTuple):
         -------
         str
         """
-        return described([p.name for p in self.inner_products], self.lowest)
+        return _described(self.inner_products[::-1], self.lowest)
 
     def activations(self) -> list[str]:
         """Name the activations below the head, which no inner product reads: x6 ..."""
@@ -64,10 +64,10 @@ class Head(NamedTuple):
         }
 
 
-def described(products: Sequence[str], lowest: str) -> str:
-    """Describe inner products, named from the lowest up, and what is below them."""
-    *others, last = products
-    names = f"{', '.join(others)} and {last}" if others else last
+def _described(products: Sequence[Any], lowest: str) -> str:
+    """Describe inner products, given from the highest down, and what is below them."""
+    last, *others = (product.name for product in products)
+    names = f"{', '.join(others[::-1])} and {last}" if others else last
     count = f"{len(products)} inner product{'s' if others else ''}"
     return f"{count}, {names} over {lowest}"
 
@@ -98,31 +98,24 @@ def find_head(layers: Sequence[Any], blobs: Mapping[str, str], shapes: Shapes) -
         not what feeds the one above it.
     """
     walk = Walk(layers, shapes)
-    product = walk.logits(blobs["y8"])
-    found: list[Any] = []
-    reached = {"y8": blobs["y8"], **{k: v for k, v in blobs.items() if k == "x8"}}
-    lowest = ""
     names = [name for name in reversed(head_names(LAST)[:-2]) if name in blobs]
+    reached = {name: blobs[name] for name in ("y8", "x8") if name in blobs}
+    products: list[Any] = []
+    blob, lowest = blobs["y8"], ""
+    product = walk.logits(blob)
     for name in names:
-        if product is not None:
-            reached[name] = walk.input(product, blobs[name], name)
-            lowest = blobs[name]
-            if reached[name] != lowest:
-                lowest = f"the mean of {lowest}"
-            found.append(product)
-            last = len(walk.passed)
-            product = walk.next_product(reached[name])
-        else:
-            walk.check_activation(blobs[name], name, described(_names(found), lowest))
+        if products and product is not None:
+            product = walk.next_product(blob)
+        if product is None:
+            walk.check_activation(blobs[name], name, _described(products, lowest))
             reached[name] = blobs[name]
-    passed = walk.passed[:last]
-    start, end = passed.index(found[0]), passed.index(found[-1]) + 1
+            continue
+        blob = reached[name] = walk.input(product, blobs[name], name)
+        lowest = blobs[name] if blob == blobs[name] else f"the mean of {blobs[name]}"
+        products.append(product)
+    start, end = (walk.passed.index(product) for product in (products[0], products[-1]))
     ordered = {name: reached[name] for name in head_names(LAST) if name in reached}
-    return Head(passed[start:end], found[::-1], ordered, lowest)
-
-
-def _names(products: Sequence[Any]) -> list[str]:
-    return [product.name for product in reversed(products)]
+    return Head(walk.passed[start : end + 1], products[::-1], ordered, lowest)
 
 
 class Walk:

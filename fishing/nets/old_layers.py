@@ -127,7 +127,9 @@ def _upgrade_v0(old: Any, new: Any) -> None:
     """
     found = old.layer
     kind = readable(found.type)
-    new.name, new.stranger = readable(found.name), readable(old.stranger)
+    new.name = readable(found.name)
+    if old.HasField("stranger"):
+        new.stranger = old.stranger
     new.type, message = _V0_TYPES.get(kind, (kind, ""))
     new.bottom.extend(old.bottom)
     new.top.extend(old.top)

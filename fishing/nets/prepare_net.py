@@ -103,8 +103,10 @@ def prepare_layers(
     for blob in blobs.values():
         producer(layers, blob)
     used = ancestors(layers, list(blobs.values()))
+    if any(layer.type == "Input" for layer in used):
+        check_input(used, input_shape)
+    check_layers(used, input_shape)  # without an Input, it names what is missing
     check_input(used, input_shape)
-    check_layers(used, input_shape)
     for layer in used:  # `read_net` has chosen the layers of the TEST phase
         layer.ClearField("include")
         layer.ClearField("exclude")

@@ -30,6 +30,14 @@ class Weights:
     sha256: str | None  # 64 hexadecimal digits in lower case
     sources: tuple[str, ...]  # http(s) addresses that are known to have this file
     licence: str  # the terms of the weights
+    sha1: str | None = None  # 40 digits, where a source publishes no SHA-256
+
+    @property
+    def checksum(self) -> tuple[str, str] | None:
+        """The name and the digits of the checksum on record, SHA-256 before SHA-1."""
+        if self.sha256 is not None:
+            return "SHA-256", self.sha256
+        return None if self.sha1 is None else ("SHA-1", self.sha1)
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,7 @@ def _read(toml: Path, model: Path) -> NetSpec:
             sha256=weights.get("sha256"),
             sources=tuple(weights.get("sources", ())),
             licence=weights.get("licence", ""),
+            sha1=weights.get("sha1"),
         ),
     )
 

@@ -39,7 +39,6 @@ def _as_input(layer: Any) -> Any:
     if not shape:
         return layer
     found = LayerParameter(name=layer.name, type="Input", top=layer.top[:1])
-    found.stranger = layer.stranger
     found.input_param.shape.add(dim=[1, *shape])
     return found
 

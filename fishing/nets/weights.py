@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import platformdirs
 
 from fishing.errors import NetError
-from fishing.files import file_sha256
+from fishing.files import file_digest, file_sha256
 from fishing.nets.spec import NetSpec, load_net, models_folder, net_names
 
 
@@ -23,17 +24,20 @@ def cache_folder() -> Path:
 def cached_weights(spec: NetSpec) -> Path:
     """Name the file in the cache that the weights are fetched to.
 
-    Its folder is named by the SHA-256, because files of two nets may have one name.
+    Its folder is named by the checksum on record, or else by the sources, because files
+    of two nets may have one name.
     """
-    folder = (spec.weights.sha256 or "unknown")[:16]
-    return cache_folder() / "weights" / folder / spec.weights.file
+    weights = spec.weights
+    sources = hashlib.sha256("\n".join(weights.sources).encode()).hexdigest()
+    _, digits = weights.checksum or ("", sources)
+    return cache_folder() / "weights" / digits[:16] / weights.file
 
 
 def weights_path(spec: NetSpec) -> Path:
     """Find the weights of a net, beside its `net.toml` or in the cache.
 
-    Only weights with a SHA-256 on record are looked for in the cache. Otherwise, the
-    file of another net with the same name could be taken for them.
+    Only weights with a checksum or sources on record are looked for in the cache.
+    Otherwise, the file of another net with the same name could be taken for them.
 
     Parameters
     ----------
@@ -42,7 +46,7 @@ def weights_path(spec: NetSpec) -> Path:
     Returns
     -------
     Path
-        A file of the recorded size. Its SHA-256 is not checked here.
+        A file of the recorded size. Its checksum is not compared here.
 
     Raises
     ------
@@ -53,7 +57,7 @@ def weights_path(spec: NetSpec) -> Path:
     cached = cached_weights(spec)
     if beside.is_file():
         path = beside
-    elif weights.sha256 is None:
+    elif weights.checksum is None and not weights.sources:
         raise NetError(
             f"expected the weights of {spec.name} at {beside}, found nothing; put the "
             "file there"
@@ -75,7 +79,7 @@ def weights_path(spec: NetSpec) -> Path:
 
 
 def check_weights(spec: NetSpec, path: Path) -> str:
-    """Compare the SHA-256 of a weights file with the one on record.
+    """Compare the checksum of a weights file with the one on record.
 
     Parameters
     ----------
@@ -92,13 +96,15 @@ def check_weights(spec: NetSpec, path: Path) -> str:
     NetError
         If the two differ.
     """
-    found = file_sha256(path)
-    if spec.weights.sha256 not in (None, found):
+    sha256 = file_sha256(path)
+    name, expected = spec.weights.checksum or ("SHA-256", sha256)
+    found = sha256 if name == "SHA-256" else file_digest(path, name)
+    if found != expected:
         raise NetError(
-            f"expected SHA-256 {spec.weights.sha256} of {path}, found {found}; remove "
-            f"it and run `fishing fetch {_argument(spec)}`"
+            f"expected {name} {expected} of {path}, found {found}; remove it and run "
+            f"`fishing fetch {_argument(spec)}`"
         )
-    return found
+    return sha256
 
 
 def _argument(spec: NetSpec) -> str:

@@ -35,37 +35,57 @@ layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }
 """
 # A part of the prototxt, its replacement, and a part of the message.
 ABORTS = {
-    "unknown layer": ('"LRN"', '"Normalise"', "Unknown layer type: Normalise"),
-    "no layer type": ('type: "LRN"', "", "Unknown layer type: "),
-    "unknown bottom": ('bottom: "norm"', 'bottom: "n"', "Unknown bottom blob 'n'"),
-    "cycle": ('bottom: "data"', 'bottom: "pool5"', "Unknown bottom blob 'pool5'"),
-    "no bottom": ('bottom: "conv"', "", "bottom blob"),
-    "two bottoms": ('bottom: "conv"', 'bottom: "conv" bottom: "conv"', "bottom blob"),
-    "two tops": ('top: "norm"', 'top: "norm" top: "n2"', "top blob"),
+    "unknown layer": (
+        '"LRN"',
+        '"Normalise"',
+        r"expected a type of: .*found 'Normalise'",
+    ),
+    "no layer type": ('type: "LRN"', "", r"expected a type of: .*found ''"),
+    "unknown bottom": (
+        'bottom: "norm"',
+        'bottom: "n"',
+        "a layer before it to write 'n'",
+    ),
+    "cycle": (
+        'bottom: "data"',
+        'bottom: "pool5"',
+        "a layer before it to write 'pool5'",
+    ),
+    "no bottom": ('bottom: "conv"', "", "1 bottom and 1 top, found 0 and 1"),
+    "two bottoms": ('bottom: "conv"', 'bottom: "conv" bottom: "conv"', "found 2 and 1"),
+    "two tops": ('top: "norm"', 'top: "norm" top: "n2"', "found 1 and 2"),
     "blob written twice": (
         'layer { name: "norm"',
         'layer { name: "n2" type: "LRN" bottom: "data" top: "norm" }\n'
         'layer { name: "norm"',
-        "produced by multiple sources",
+        "a top of its own, found 'norm' of another layer",
     ),
     "no kernel size": ("kernel_size: 3 }", "}", "kernel"),
-    "kernel of 0": ("kernel_size: 3 }", "kernel_size: 0 }", "Filter dimensions"),
-    "kernel beyond image": ("kernel_size: 3 }", "kernel_size: 17 }", "Check failed"),
+    "kernel of 0": (
+        "kernel_size: 3 }",
+        "kernel_size: 0 }",
+        r"one kernel or two, found \[0\]",
+    ),
+    "kernel beyond image": (
+        "kernel_size: 3 }",
+        "kernel_size: 17 }",
+        "expected an output",
+    ),
     "kernel in two ways": (
         "kernel_size: 3 }",
         "kernel_size: 3 kernel_h: 3 kernel_w: 3 }",
         "kernel",
     ),
-    "stride of 0": ("kernel_size: 3 }", "kernel_size: 3 stride: 0 }", "Stride dimens"),
+    "stride of 0": ("kernel_size: 3 }", "kernel_size: 3 stride: 0 }", "one stride"),
     "groups that do not divide": (
         "num_output: 4 k",
         "group: 2 num_output: 4 k",
-        "Check",
+        "channels in 2 groups",
     ),
-    "no outputs": ("num_output: 4 k", "num_output: 0 k", "Check failed"),
-    "even LRN": ("local_size: 3", "local_size: 4", "LRN only supports odd values"),
-    "pad beyond kernel": ("stride: 2", "stride: 2 pad: 3", "Check failed"),
-    "pooling without kernel": ("kernel_size: 3 stride", "stride", "Filter size"),
+    "no outputs": ("num_output: 4 k", "num_output: 0 k", "expected an output"),
+    "even LRN": ("local_size: 3", "local_size: 4", "an odd local_size"),
+    "pad beyond kernel": ("stride: 2", "stride: 2 pad: 3", "a pad smaller"),
+    "pooling without kernel": ("kernel_size: 3 stride", "stride", "kernel_size of 1"),
     "axis beyond": ("num_output: 5", "num_output: 5 axis: 7", "axis"),
     "softmax of no axis": (
         'top: "prob"',
@@ -76,9 +96,13 @@ ABORTS = {
         'layer { name: "norm" type: "LRN" bottom: "conv"',
         'layer { name: "add" type: "Eltwise" bottom: "conv" bottom: "data" top: "a" }\n'
         'layer { name: "norm" type: "LRN" bottom: "a"',
-        "Check failed: bottom",
+        "bottoms or more of one shape",
     ),
-    "2 GB of outputs": ("num_output: 6", "num_output: 2000000000", "blob size exceeds"),
+    "2 GB of outputs": (
+        "num_output: 6",
+        "num_output: 2000000000",
+        "at most 67108864 values",
+    ),
     "memory for no weights": (
         "num_output: 6",
         "num_output: 9000000",
@@ -106,7 +130,7 @@ ABORTS = {
     "Python": (
         'type: "LRN" bottom: "conv"',
         'type: "Python" bottom: "conv" python_param { module: "os" layer: "x" }',
-        "reaches for files",
+        r"expected a type of: .*found 'Python'",
     ),
     "HDF5": (
         'layer { name: "norm" type: "LRN" bottom: "conv"',
@@ -115,7 +139,7 @@ ABORTS = {
         'layer { name: "cat" type: "Concat" bottom: "conv" bottom: "side" '
         'top: "cat" }\n'
         'layer { name: "norm" type: "LRN" bottom: "cat"',
-        "'side' .HDF5Data., which reaches for files",
+        "'side' .HDF5Data.: expected an Input layer",
     ),
 }
 

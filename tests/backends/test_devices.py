@@ -152,10 +152,7 @@ def test_the_bytes_of_a_net_in_caffe() -> None:
 
     spec = load_net("tinyalexnet")
     net = CaffeNet(
-        prototxt=spec.model,
-        weights=weights_path(spec),
-        blobs=dict(spec.blobs),
-        input_shape=(3, 64, 64),
+        spec,
         batch_size=1,
         temperature=2,
         device="cpu",

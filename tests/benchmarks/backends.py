@@ -450,10 +450,7 @@ def caffe_net(folder: str, batch: int) -> Run:
 
     spec = load_net(folder)
     net = CaffeNet(
-        prototxt=spec.model,
-        weights=spec.folder / spec.weights.file,
-        blobs=dict(spec.blobs),
-        input_shape=spec.preprocess.shape,
+        spec,
         batch_size=batch,
         temperature=TAU,
         device="cpu",

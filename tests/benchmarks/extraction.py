@@ -29,7 +29,7 @@ from fishing.backends.caffe.net import gradient_net
 from fishing.evaluate import decision_function
 from fishing.images import read_splits
 from fishing.kernels import FEATURES, Kernels
-from fishing.nets import BLOBS, NetSpec, read_net
+from fishing.nets import BLOBS, NetSpec, prepare_net
 from fishing.store import FeaturesFile, FeaturesWriter, Split, write_features
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
@@ -71,11 +71,7 @@ def net_speed(spec: NetSpec, repeats: int) -> Rows:
     rows: Rows = []
     for batch_size in (1, 32):
         derived = gradient_net(
-            read_net(spec.model),
-            spec.blobs,
-            temperature=2.0,
-            batch_size=batch_size,
-            input_shape=spec.preprocess.shape,
+            prepare_net(spec), temperature=2.0, batch_size=batch_size
         )
         with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
             file.write(str(derived.param))

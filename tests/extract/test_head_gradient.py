@@ -14,6 +14,7 @@ from fishing.errors import NetError, StoreError
 from fishing.extract import temper
 from fishing.extract.head_gradient import gradient, read_steps
 from fishing.files import file_sha256
+from fishing.images import Preprocess
 from fishing.nets import NetSpec, load_net
 from fishing.nets.blobs import head_names, paired_blobs
 from fishing.store import FeaturesFile, write_features
@@ -27,7 +28,7 @@ layer {{ name: "{name}" type: "InnerProduct" bottom: "{below}" top: "{name}"
 """
 DATA = """
 layer {{ name: "{name}" type: "Input" top: "{name}"
-        input_param {{ shape {{ dim: 4 dim: 9 }} }} }}
+        input_param {{ shape {{ dim: 4 dim: 3 dim: 3 dim: 1 }} }} }}
 """
 
 
@@ -53,16 +54,17 @@ def head(depth: int, tmp_path: Path, rng) -> tuple[NetSpec, dict, list]:
     caffe.set_random_seed(3)
     net = caffe.Net(str(tmp_path / "deploy.prototxt"), caffe.TEST)
     net.save(str(tmp_path / "own.caffemodel"))
-    net.blobs[inputs[0]].data[...] = rng.normal(size=(4, 9))
+    net.blobs[inputs[0]].data[...] = rng.normal(size=(4, 3, 3, 1))
     net.forward()
     names = head_names(depth)
-    blobs = {f"forward/{x}": net.blobs[x].data.copy() for x in names}
+    blobs = {f"forward/{x}": net.blobs[x].data.reshape(4, -1).copy() for x in names}
     layers = [[p.data.astype(np.float64) for p in net.params[x]] for x in names[1:-1]]
     shipped = load_net("tinyalexnet")
     spec = dataclasses.replace(
         shipped,
         folder=tmp_path,
         model=tmp_path / "deploy.prototxt",
+        preprocess=Preprocess(3, 1),
         blobs={name: name for name in names},
         weights=dataclasses.replace(
             shipped.weights, file="own.caffemodel", size=None, sha256=None
@@ -136,7 +138,9 @@ def test_tempered_files(head, depth: int, tmp_path: Path, rng) -> None:
 
 def test_a_net_with_another_head(head, depth: int) -> None:
     spec, blobs, _ = head
-    with pytest.raises(NetError, match=rf"expected x{7 - depth} among the blobs of"):
+    with pytest.raises(
+        NetError, match=rf"expected a net with {depth + 1} inner products"
+    ):
         read_steps(spec, _widths(blobs, depth + 1))
 
 

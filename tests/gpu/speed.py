@@ -103,10 +103,7 @@ def caffe_net(spec: NetSpec, device: str, batch: int) -> Any:
     from fishing.backends.caffe.process import CaffeNet
 
     return CaffeNet(
-        prototxt=spec.model,
-        weights=weights_path(spec),
-        blobs=dict(spec.blobs),
-        input_shape=spec.preprocess.shape,
+        spec,
         batch_size=batch,
         temperature=TAU,
         device=device,

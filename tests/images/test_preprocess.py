@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fishing.errors import ImageError
+from fishing.errors import ImageError, NetError
 from fishing.images import Preprocess, read_image
 
 SIZES = [(64, 64), (65, 97), (333, 227), (41, 120), (500, 375), (227, 227), (1, 1)]
@@ -213,3 +213,137 @@ def test_missing_and_huge_files(tmp_path: Path) -> None:
 def test_needle(rng) -> None:
     with pytest.raises(ImageError, match="too narrow"):
         Preprocess(227, 227).resize_and_crop(np.zeros((1, 10_000, 3), np.uint8))
+
+
+# Channels, sizes and filters, each computed here in another way.
+
+
+@pytest.mark.parametrize("shape", [*SIZES, (301, 250), (64, 129)])
+@pytest.mark.parametrize("size", [64, 227])
+def test_the_papers_way_gives_the_same_bytes_as_ever(
+    rng, shape: tuple[int, int], size: int
+) -> None:
+    image = _smooth(rng, *shape)
+    scale = size / min(shape)
+    height, width = (max(size, round(n * scale)) for n in shape)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    y, x = (height - size) // 2, (width - size) // 2
+    mean = np.float32([103.939, 116.779, 123.68])
+    expected = resized[y : y + size, x : x + size].astype(np.float32) - mean
+    found = Preprocess(size, size, mean=(103.939, 116.779, 123.68)).prepare(image)
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+
+
+def test_channels_means_and_scales(rng) -> None:
+    image = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    mean, scale = (10.0, 20.0, 30.5), (0.5, 2.0, 0.25)
+    for channels, shown in (("BGR", image), ("RGB", image[..., ::-1])):
+        prepare = Preprocess(9, 7, channels=channels, mean=mean, scale=scale)
+        expected = (shown - np.array(mean)) * scale
+        np.testing.assert_allclose(
+            prepare.prepare(image), expected.transpose(2, 0, 1), rtol=1e-6
+        )
+
+
+def test_grey_is_that_of_opencv_and_near_pillows(rng) -> None:
+    image = rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    prepare = Preprocess(28, 28, channels="grey", mean=(0.0,), scale=(1 / 256,))
+    (grey,) = prepare.prepare(image) * 256
+    np.testing.assert_allclose(grey, image @ [0.114, 0.587, 0.299], atol=0.51)
+    pillow = np.asarray(Image.fromarray(image[..., ::-1]).convert("L"), np.float32)
+    np.testing.assert_allclose(grey, pillow, atol=1)
+    for antialias in (False, True):
+        small = Preprocess(
+            **{"height": 8, "width": 12, "channels": "grey", "antialias": antialias},
+            **{"mean": (0.0,), "scale": (1.0,)},
+        )
+        assert small.prepare(image).shape == small.shape == (1, 8, 12)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_filters(rng, antialias: bool, interpolation: str) -> None:
+    image = _smooth(rng, 90, 130)
+    prepare = Preprocess(
+        20, 31, (30, 31), interpolation=interpolation, antialias=antialias
+    )
+    if antialias:
+        chosen = getattr(Image.Resampling, interpolation.upper())
+        expected = np.asarray(Image.fromarray(image).resize((31, 30), chosen))
+    else:
+        chosen = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+        expected = cv2.resize(image, (31, 30), interpolation=chosen[interpolation])
+    np.testing.assert_array_equal(prepare.resize_and_crop(image), expected[5:25])
+
+
+def test_roundings_differ_as_the_libraries_do() -> None:
+    offsets = {}
+    for rounding in ("caffe", "torchvision", "transformers"):
+        prepare = Preprocess(256, 256, rounding=rounding)
+        wide = np.broadcast_to(np.arange(387)[:, None] % 256, (256, 387, 3))
+        tall = np.broadcast_to(np.arange(259)[:, None, None] % 256, (259, 257, 3))
+        crop = prepare.resize_and_crop(wide.astype(np.uint8))
+        height = prepare._resized_size(*tall.shape[:2])[0]
+        offsets[rounding] = int(crop[0, 0, 0]), height
+    # half of 131 is 65.5; 259 * 256 / 257 is 257.99
+    assert offsets == {
+        "caffe": (65, 258),
+        "torchvision": (66, 257),
+        "transformers": (65, 257),
+    }
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    for settings, message in (
+        ({"channels": "CMYK"}, "channels of an input"),
+        ({"interpolation": "lanczos"}, "interpolation of an input"),
+        ({"rounding": "up"}, "rounding of an input"),
+        ({"channels": "grey"}, "`mean` of grey"),
+        ({"mean": (1.0,)}, "`mean` of BGR"),
+        ({"mean": (1.0, 2.0, float("nan"))}, "`mean` of BGR"),
+        ({"scale": (1.0, 2.0, 0.0)}, "`scale` of BGR"),
+        ({"resize": 31}, "at least the 32 x 32"),
+        ({"resize": (32, 31)}, "at least the 32 x 32"),
+    ):
+        with pytest.raises(NetError, match=message):
+            Preprocess(32, 32, **settings)
+
+
+def test_a_description_is_the_table_of_a_net_toml() -> None:
+    assert Preprocess(227, 227, mean=(104.0, 117.0, 123.0)).describe() == {
+        **{"size": 227, "resize": 227, "interpolation": "bilinear"},
+        **{"antialias": False, "rounding": "caffe", "channels": "BGR"},
+        **{"mean": [104.0, 117.0, 123.0], "scale": [1.0, 1.0, 1.0]},
+    }
+    described = Preprocess(32, 48, (40, 64), antialias=True).describe()
+    assert (described["size"], described["resize"]) == ([32, 48], [40, 64])
+    assert "resize" not in Preprocess(32, 48).describe()
+
+
+def test_a_photograph_is_decoded_as_pillow_does(tmp_path: Path, rng) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(_smooth(rng, 90, 131)).save(path, quality=90)
+    np.testing.assert_allclose(read_image(path)[..., ::-1], _rgb_of(path), atol=1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.017])
+@pytest.mark.parametrize("shape", [(40, 50), (20, 31), (33, 25)])
+def test_pycaffes_transformer(rng, shape: tuple[int, int], scale: float) -> None:
+    io = pytest.importorskip("caffe.io")
+    image = _smooth(rng, *shape)
+    transformer = io.Transformer({"data": (1, 3, 40, 50)})
+    transformer.set_transpose("data", (2, 0, 1))
+    transformer.set_channel_swap("data", (2, 1, 0))
+    transformer.set_raw_scale("data", 255)
+    transformer.set_mean("data", np.array([104.0, 117.0, 123.0]))
+    transformer.set_input_scale("data", scale)
+    rgb = (image[..., ::-1] / 255).astype(np.float32)  # what caffe.io.load_image gives
+    expected = transformer.preprocess("data", rgb)
+    mean = (104.0, 117.0, 123.0)
+    found = Preprocess(40, 50, (40, 50), mean=mean, scale=(scale,) * 3).prepare(image)
+    if shape == (40, 50):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3 * scale)
+    else:
+        # It keeps fractions of levels, and darkens the borders of what it enlarges.
+        inner = np.s_[:, 2:-2, 2:-2]
+        np.testing.assert_allclose(found[inner], expected[inner], atol=1.01 * scale)

@@ -13,7 +13,6 @@ from caffe.proto import caffe_pb2
 from google.protobuf import descriptor_pb2, text_format
 
 from conftest import ROOT
-from fishing.nets import caffe_messages
 from fishing.nets.caffe_messages import (
     LayerParameter,
     NetParameter,
@@ -21,7 +20,6 @@ from fishing.nets.caffe_messages import (
     not_finite,
     strangers,
 )
-from fishing.nets.old_layers import upgrade_inputs, upgrade_layers
 
 NETS = ROOT / "fishing" / "nets"
 
@@ -90,69 +88,6 @@ def test_caffe_and_fishing_in_one_process(first: str) -> None:
     )
     path = ROOT / "models" / "tinyalexnet" / "deploy.prototxt"
     subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True)
-
-
-def _upgraded(text: str) -> Any:
-    net = text_format.Parse(text, NetParameter())
-    upgrade_layers(net)
-    upgrade_inputs(net)
-    return net
-
-
-def test_v1_types_are_those_of_caffe() -> None:
-    """Each type has a name of its own, under which Caffe can make such a layer."""
-    import caffe
-
-    kinds = caffe_messages.V1LayerParameter.LayerType
-    names = list(kinds.keys())
-    text = "".join(f"layers {{ type: {name} }}" for name in names)
-    upgraded = {layer.type for layer in _upgraded(text).layer}
-    assert len(upgraded) == len(names)
-    known = set(caffe.layer_type_list())
-    # Caffe is built without OpenCV, and so without the layers that read image files.
-    assert upgraded - known == {"None", "ImageData", "WindowData"}
-
-
-def test_v1_layers_keep_their_settings() -> None:
-    text = """
-    input: "data" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 9
-    layers { name: "c" type: CONVOLUTION bottom: "data" top: "c" blobs_lr: 1
-             weight_decay: 0 blob_share_mode: STRICT loss_weight: 0.5
-             include { phase: TEST }
-             convolution_param { num_output: 4 kernel_size: 3 } }
-    layers { name: "p" type: 17 bottom: "c" top: "p" pooling_param { pool: AVE } }
-    layers { name: "d" type: DECONVOLUTION bottom: "p" top: "d" param: "shared" }
-    """
-    new = """
-    layer { name: "data" type: "Input" top: "data"
-            input_param { shape { dim: [1, 3, 8, 9] } } }
-    layer { name: "c" type: "Convolution" bottom: "data" top: "c" loss_weight: 0.5
-            include { phase: TEST }
-            convolution_param { num_output: 4 kernel_size: 3 } }
-    layer { name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param { pool: AVE } }
-    layer { name: "d" type: "Deconvolution" bottom: "p" top: "d"
-            param { name: "shared" } }
-    """
-    assert _upgraded(text) == text_format.Parse(new, NetParameter())
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('layers { name: "a" } layer { name: "b" }', "both 'layer' and 'layers'"),
-        ('layers { layer { type: "padding" } }', "padding layer without one bottom"),
-        (
-            'layers { bottom: "a" top: "b" layer { type: "padding" pad: 1 } }'
-            'layers { bottom: "b" layer { name: "r" type: "relu" } }',
-            "a padding layer before 'r' .ReLU.",
-        ),
-        ('input: "a"', "1 inputs with 0 shapes"),
-        ('input: "a" input_shape {} input_dim: 1', "1 inputs with 2 shapes"),
-    ],
-)
-def test_what_cannot_be_upgraded(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        _upgraded(text)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])

@@ -15,7 +15,14 @@ import pytest
 
 from fishing.errors import NetError
 from fishing.images import Preprocess
-from fishing.nets import NetSpec, Weights, fetch, fetch_weights, weights_path
+from fishing.nets import (
+    NetSpec,
+    Weights,
+    check_weights,
+    fetch,
+    fetch_weights,
+    weights_path,
+)
 
 BODY = random.Random(0).randbytes(300_001)
 WRONG = random.Random(1).randbytes(300_001)
@@ -146,6 +153,11 @@ def endless(h: Handler, start: int, turn: int) -> None:
 
 def hangs_up(h: Handler, start: int, turn: int) -> None:
     h.close_connection = True
+
+
+def page(h: Handler, start: int, turn: int) -> None:
+    h.head(200, Content_Type="text/html; charset=utf-8", Content_Length=len(WRONG))
+    h.body(WRONG)
 
 
 def missing(h: Handler, start: int, turn: int) -> None:
@@ -495,11 +507,51 @@ def test_weights_beside_the_net_are_checked_not_fetched(
     assert server.asked == []
 
 
-def test_what_cannot_be_checked_is_not_fetched(server: Server, spec: NetSpec) -> None:
-    spec = replace(spec, weights=replace(spec.weights, sha256=None))
-    with pytest.raises(NetError, match=r"expected a sha256 in .*net\.toml"):
-        fetch_weights(sourced(spec, server.url("/good")))
+def test_a_sha1_checks_as_well(server: Server, spec: NetSpec) -> None:
+    sha1 = hashlib.sha1(BODY).hexdigest()
+    spec = replace(spec, weights=replace(spec.weights, sha256=None, sha1=sha1))
+    with pytest.raises(
+        NetError, match=f"with SHA-1 {sha1} .*expected SHA-1 {sha1}, fo"
+    ):
+        fetch_weights(sourced(spec, server.url("/wrong")))
+    path = fetch_weights(sourced(spec, server.url("/good")))
+    assert path == weights_path(spec)
+    assert path.parent.name == sha1[:16]
+    assert check_weights(spec, path) == SHA256
+    path.write_bytes(WRONG)
+    with pytest.raises(NetError, match=f"expected SHA-1 {sha1} of .*; remove it"):
+        check_weights(spec, path)
+
+
+def test_what_cannot_be_checked_is_fetched_with_a_warning(
+    server: Server, spec: NetSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = replace(spec, weights=replace(spec.weights, sha256=None, size=None))
+    with pytest.raises(NetError, match=r"expected a sha256 or sources in .*net\.toml"):
+        fetch_weights(spec, source=server.url("/good"))
     assert server.asked == []
+    spec = sourced(spec, server.url("/page"), server.url("/good"))
+    with pytest.raises(NetError, match="found nothing; run `fishing fetch"):
+        weights_path(spec)
+    path = fetch_weights(spec)
+    assert path == weights_path(spec)
+    assert path.read_bytes() == BODY
+    assert f"its SHA-256 is {SHA256}" in caplog.text
+    other = sourced(spec, server.url("/good"))
+    with pytest.raises(NetError, match="found nothing"):
+        weights_path(other)
+
+
+def test_bytes_of_two_sources_are_not_mixed_unchecked(
+    server: Server, spec: NetSpec
+) -> None:
+    spec = replace(spec, weights=replace(spec.weights, sha256=None, size=None))
+    spec = sourced(spec, server.url("/breaks_always"), server.url("/good"))
+    with pytest.raises(NetError, match="bytes are kept"):
+        fetch_weights(spec, source=server.url("/breaks_always"))
+    path = fetch_weights(spec, source=server.url("/good"))
+    assert path.read_bytes() == BODY
+    assert server.asked[-1] == ("/good", None)
 
 
 def test_a_net_without_sources_asks_for_one(spec: NetSpec) -> None:

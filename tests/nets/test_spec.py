@@ -270,13 +270,38 @@ def test_a_missing_file_is_named(folder: Path, missing: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [line for line in TOML.splitlines() if "=" in line],
+    [
+        line
+        for line in TOML.splitlines()
+        if "=" in line and line.split()[0] not in ("x5", "x8")
+    ],
     ids=lambda line: line.split()[0],
 )
 def test_a_missing_key_is_named(folder: Path, line: str) -> None:
     (folder / "net.toml").write_text(TOML.replace(line + "\n", ""))
     with pytest.raises(NetError, match=rf"net\.toml.*{line.split()[0]}`.*no such key"):
         load_net(str(folder))
+
+
+def test_the_head_may_have_any_depth(folder: Path) -> None:
+    def named(*names: str) -> list[str]:
+        lines = "".join(f'{name} = "{name}s"\n' for name in names)
+        head, _, rest = TOML.partition("[blobs]\n")
+        toml = f"{head}[blobs]\n{lines}\n{rest[rest.index('[weights]') :]}"
+        (folder / "net.toml").write_text(toml)
+        return list(load_net(str(folder)).blobs.items())
+
+    assert named("x7", "y8") == [("x7", "x7s"), ("y8", "y8s")]
+    assert [k for k, _ in named("y8", "x6", "x7", "x8")] == ["x6", "x7", "y8", "x8"]
+    every = [*(f"x{k}" for k in range(8)), "y8", "x8"]
+    assert [k for k, _ in named(*every)] == every
+    for missing in ("x7", "y8"):
+        with pytest.raises(NetError, match=f"`blobs.{missing}`.*no such key; add it"):
+            named(*(name for name in ("x7", "y8") if name != missing))
+    with pytest.raises(
+        NetError, match=r"`blobs\.x5` beside `blobs\.x3`.*without a gap"
+    ):
+        named("x3", "x6", "x7", "y8")
 
 
 @pytest.mark.parametrize("table", ["input", "blobs", "weights"])

@@ -164,9 +164,9 @@ CASES: dict[str, tuple[Damage, str]] = {
     "class of lines": (_attribute("test/labels", "classes", ["cat", "a\nb"]), "a.nb"),
     "many classes": (_attribute("test/labels", "classes", ["c"] * 4001), "attribute"),
     "places of fractions": (_array("test/failed/index", np.array([1.0])), "values of"),
-    "fc6 of two widths": (
-        _array("test/backward/y6", np.zeros((5, 7), "<f4")),
-        r"forward/x6 and backward/y6 of 6 and 7 values",
+    "logits of two widths": (
+        _array("test/backward/y8", np.zeros((5, 7), "<f4")),
+        r"forward/y8 and backward/y8 of 6 and 7 values",
     ),
     "settings of lists": (_attribute("/", "net", [1, 2]), "'net' of"),
     "settings of references": (

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fishing.errors import NetError
-from fishing.nets import PreparedNet
+from fishing.nets import ONNX_ALONE, PreparedNet, refusal
 from fishing.nets.caffe_messages import (
     LossParameter,
     NetParameter,
@@ -15,8 +14,6 @@ from fishing.nets.caffe_messages import (
 
 # The number of parameter blobs of the head's layers without a `bias_term`.
 _N_PARAMS = {"BatchNorm": 3, "Bias": 1, "PReLU": 1}
-# Layers that read or write files of their own, or run code that a file names.
-_USE_FILES = {"Data", "HDF5Data", "HDF5Output", "ImageData", "Python", "WindowData"}
 
 
 class Tap(NamedTuple):
@@ -45,7 +42,7 @@ def gradient_net(
     and to compute no gradients of weights (``lr_mult: 0``) but that of this product's
     bias: without something to learn, Caffe would skip the backward pass.
 
-    `net` is left as it is. A NetError says that it has a layer that uses files.
+    `net` is left as it is. A NetError says that it has a layer of a fork.
     """
     param = NetParameter()
     set_layers(param, net.layers)
@@ -72,13 +69,11 @@ def _set_input(layer: Any, batch_size: int) -> None:
 
 
 def _check_layers(layers: Sequence[Any]) -> None:
-    """Refuse layers that Caffe would run, but not as a net of images and weights."""
+    """Refuse layers that patched Caffe does not have."""
     for layer in layers:
-        if layer.type in _USE_FILES:
-            raise NetError(
-                f"expected a net that needs nothing but images and weights, found "
-                f"'{layer.name}' ({layer.type}), which reaches for files of its own"
-            )
+        if layer.type in ONNX_ALONE:
+            found = "one of a fork; run it with --backend onnx"
+            raise refusal(layer, "a layer that BVLC/caffe 1.0 has", found)
 
 
 def _without_weight_gradients(layer: Any) -> None:
