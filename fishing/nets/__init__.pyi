@@ -27,6 +27,7 @@ from .onnx_data import copy_onnx as copy_onnx
 from .onnx_files import read_onnx as read_onnx
 from .onnx_head import find_onnx_head as find_onnx_head
 from .onnx_head import named_onnx_head as named_onnx_head
+from .parameter_shapes import parameter_shapes as parameter_shapes
 from .prepare_net import PreparedNet as PreparedNet
 from .prepare_net import prepare_net as prepare_net
 from .propose_blobs import image_shape as image_shape

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from fishing.errors import NetError
 from fishing.nets.caffe_files import read_net
 from fishing.nets.caffe_messages import LayerParameter, PoolingParameter
-from fishing.nets.caffe_weights import LayerWeights, read_weights
+from fishing.nets.caffe_weights import LayerWeights, fit_weights, read_weights
 from fishing.nets.head import SAME_VALUES, Head, find_head
 from fishing.nets.inner_products import (
     Kernel,
@@ -27,11 +27,11 @@ from fishing.nets.inner_products import (
 from fishing.nets.layer_shapes import canonical_axis
 from fishing.nets.layers import (
     ancestors,
-    check_input,
     place,
     producer,
     separate_in_place,
 )
+from fishing.nets.parameter_shapes import parameter_shapes
 from fishing.nets.shapes import blob_shapes, check_layers
 from fishing.nets.spec import NetSpec
 from fishing.nets.weights import weights_path
@@ -89,6 +89,7 @@ def prepare_net(spec: NetSpec) -> PreparedNet:
         layers, spec.blobs, spec.preprocess.shape
     )
     weights = product_weights(read_weights(caffemodel), kernels)
+    weights |= fit_weights(caffemodel, weights, _parameter_shapes(layers, shapes))
     return PreparedNet(layers, head, shapes, weights, caffemodel)
 
 
@@ -104,9 +105,7 @@ def prepare_layers(
         producer(layers, blob)
     used = ancestors(layers, list(blobs.values()))
     if any(layer.type == "Input" for layer in used):
-        check_input(used, input_shape)
-    check_layers(used, input_shape)  # without an Input, it names what is missing
-    check_input(used, input_shape)
+        check_layers(used, input_shape)  # without an Input, it names what is missing
     for layer in used:  # `read_net` has chosen the layers of the TEST phase
         layer.ClearField("include")
         layer.ClearField("exclude")
@@ -123,6 +122,18 @@ def prepare_layers(
         head.blobs[name] = _add_mean(found, name, head.blobs[name], shapes)
     found = ancestors(found, list(head.blobs.values()))
     return found, head, blob_shapes(found, input_shape), kernels
+
+
+def _parameter_shapes(
+    layers: Sequence[Any], shapes: Shapes
+) -> dict[str, list[tuple[int, ...]]]:
+    """Find the shapes of all parameters but those of layers that Caffe alone has."""
+    found = {
+        layer.name: parameter_shapes(layer, [shapes[b] for b in layer.bottom])
+        for layer in layers
+        if all(bottom in shapes for bottom in layer.bottom)
+    }
+    return {name: of_layer for name, of_layer in found.items() if of_layer}
 
 
 def _put_input_first(layers: list[Any]) -> None:

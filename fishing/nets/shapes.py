@@ -69,6 +69,8 @@ def check_layers(layers: Sequence[Any], input_shape: Sequence[int]) -> None:
         Caffe does not run it, or mixes images; if two layers share a name or
         parameters; or if the net has more than one input, or one of another shape.
     """
+    if any(layer.type == "Input" for layer in layers):
+        check_input(layers, input_shape)
     _check_names(layers)
     shapes: dict[str, Shape] = {}
     unknown: set[str] = set()  # blobs whose shape only Caffe can tell

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fishing.backends.onnx.backend import open_session
 from fishing.backends.onnx.builder import Builder, Value
 from fishing.backends.onnx.layers import convert
-from fishing.nets import LayerWeights, factor_axes
+from fishing.nets import LayerWeights, parameter_shapes
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -57,32 +57,6 @@ def random_weights(
     return weights
 
 
-def parameter_shapes(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
-    """List the shapes of a layer's parameters; only the first bottom's shape counts."""
-    x = bottoms[0]
-    if layer.type == "Convolution":
-        p = layer.convolution_param
-        sides = list(p.kernel_size) * (2 if len(p.kernel_size) == 1 else 1)
-        kernel = sides or [p.kernel_h, p.kernel_w]
-        shapes: list[Shape] = [(p.num_output, x[0] // p.group, *kernel)]
-        return shapes + [(p.num_output,)] * p.bias_term
-    if layer.type == "InnerProduct":
-        p = layer.inner_product_param
-        axis = p.axis if p.axis > 0 else p.axis + len(x) + 1
-        n_in = int(np.prod(x[axis - 1 :]))
-        shape = (n_in, p.num_output) if p.transpose else (p.num_output, n_in)
-        return [shape, *[(p.num_output,)] * p.bias_term]
-    if layer.type == "BatchNorm":
-        return [x[:1], x[:1], (1,)]
-    if layer.type == "PReLU":
-        return [() if layer.prelu_param.channel_shared else x[:1]]
-    if layer.type in ("Scale", "Bias") and len(bottoms) == 1:
-        start, end = factor_axes(layer, x)
-        has_both = layer.type == "Scale" and layer.scale_param.bias_term
-        return [x[start:end]] * (1 + has_both)
-    return []
-
-
 def write_caffemodel(path: Path, weights: Mapping[str, Sequence[Array]]) -> None:
     """Write parameters as a caffemodel, without a copy of them in protobuf."""
     with path.open("wb") as file:
@@ -99,10 +73,12 @@ def _draw(
     if layer.type in ("Convolution", "InnerProduct"):
         return [_normal(rng, shapes[0]), *(np.zeros(s, np.float32) for s in shapes[1:])]
     if layer.type == "BatchNorm":
-        x = np.moveaxis(bottoms[0], 1, 0).reshape(len(shapes[0]) and shapes[0][0], -1)
+        x = np.moveaxis(bottoms[0], 1, 0).reshape(shapes[0][0], -1)
         spread = np.float32(x.std() or 1)
-        mean = x.mean(axis=1) + spread / 10 * _normal(rng, shapes[0])
-        variance = (x.var(axis=1) + spread**2 / 20) * rng.uniform(0.8, 1.3, shapes[0])
+        # With all of the mean subtracted, each layer would multiply rounding errors.
+        mean = x.mean(axis=1) / 4 + spread / 10 * _normal(rng, shapes[0])
+        square = (x - mean[:, None]).var(axis=1) + (x.mean(axis=1) - mean) ** 2
+        variance = (square + spread**2 / 20) * rng.uniform(0.8, 1.3, shapes[0])
         factor = np.float32(rng.uniform(0.5, 2))
         stored = (mean * factor, variance * factor, np.full(1, factor))
         return [np.asarray(values, np.float32) for values in stored]

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from random_weights import parameter_shapes, random_weights, write_caffemodel
+from random_weights import random_weights, write_caffemodel
 
 from fishing.backends import Backend
 from fishing.backends.caffe import CaffeBackend
@@ -32,6 +32,7 @@ from fishing.nets import (
     Weights,
     ancestors,
     blob_shapes,
+    parameter_shapes,
     propose_blobs,
     read_net,
 )
@@ -57,7 +58,7 @@ def convert(prototxt: Path) -> str:
     shapes = blob_shapes(net.layer, shape)
     weights: LayerWeights = {}
     for layer in ancestors(net.layer, list(blobs.values())):
-        if all(bottom in shapes for bottom in layer.bottom) and layer.bottom:
+        if all(bottom in shapes for bottom in layer.bottom):
             found = parameter_shapes(layer, [shapes[b] for b in layer.bottom])
             weights[layer.name] = [np.broadcast_to(np.float32(0), s) for s in found]
     layers, head, _, kernels = prepare_layers(net.layer, blobs, shape)
@@ -70,26 +71,34 @@ def make_net(prototxt: Path, folder: Path) -> NetSpec:
     """Give a net random weights and the blobs that it is proposed to have."""
     net, shape = _net_and_shape(prototxt)
     blobs = propose_blobs(net.layer)
-    shutil.copy(prototxt, folder / "deploy.prototxt")
     used = ancestors(net.layer, list(blobs.values()))
     write_caffemodel(folder / "random.caffemodel", random_weights(used, shape))
-    channels, height, width = shape
+    return spec_of(prototxt, folder, blobs, "random.caffemodel")
+
+
+def spec_of(
+    prototxt: Path, folder: Path, blobs: dict[str, str], weights: str
+) -> NetSpec:
+    """Describe a net whose folder has weights of this name."""
+    channels, height, width = _net_and_shape(prototxt)[1]
     if channels not in (1, 3):
         raise NetError(f"expected images of 1 or 3 channels, found {channels}")
+    shutil.copy(prototxt, folder / "deploy.prototxt")
+    preprocess = Preprocess(
+        height,
+        width,
+        channels="BGR" if channels == 3 else "grey",
+        mean=(0.0,) * channels,
+        scale=(1.0,) * channels,
+    )
     return NetSpec(
         name=prototxt.stem,
         title=prototxt.stem,
         folder=folder,
         model=folder / "deploy.prototxt",
-        preprocess=Preprocess(
-            height,
-            width,
-            channels="BGR" if channels == 3 else "grey",
-            mean=(0.0,) * channels,
-            scale=(1.0,) * channels,
-        ),
+        preprocess=preprocess,
         blobs=blobs,
-        weights=Weights("random.caffemodel", None, None, (), ""),
+        weights=Weights(weights, None, None, (), ""),
     )
 
 

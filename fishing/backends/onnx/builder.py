@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from fishing.nets import LayerWeights, fit_weights
+from fishing.nets import LayerWeights, fit_weights, parameter_shapes
 
 # The lowest opset in which Softmax is along one axis.
 _OPSET, _IR_VERSION = 13, 7
@@ -121,16 +121,15 @@ class Builder:
         self._nodes.extend(nodes)
         self._initializers.update(initializers)
 
-    def parameters(
-        self, layer: Any, shapes: Sequence[Sequence[int]]
-    ) -> list[NDArray[np.float32]]:
+    def parameters(self, layer: Any, x: Value) -> list[NDArray[np.float32]]:
         """Find a layer's parameters, and give them the shapes that it expects."""
+        shapes = parameter_shapes(layer, [x.shape])
         fitted = fit_weights(self._caffemodel, self._weights, {layer.name: shapes})
         return fitted[layer.name]
 
-    def weights(self, layer: Any, shapes: Sequence[Sequence[int]]) -> list[str]:
+    def weights(self, layer: Any, x: Value) -> list[str]:
         """Make initializers of a layer's parameters, and return their names."""
-        found = self.parameters(layer, shapes)
+        found = self.parameters(layer, x)
         kinds = ("weights", "bias")[: len(found)]
         names = [self._unique(f"{layer.name}/{kind}") for kind in kinds]
         self._initializers.update(zip(names, found, strict=True))

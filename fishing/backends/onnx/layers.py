@@ -48,7 +48,7 @@ def convert(build: Builder, layer: Any, bottoms: Sequence[Value]) -> list[Value]
 def prelu_slopes(build: Builder, layer: Any, x: Value) -> NDArray[np.float32]:
     """Return a PReLU's slopes in the shape (channels, 1, ..., 1), or (1,) if shared."""
     is_shared = layer.prelu_param.channel_shared
-    (slopes,) = build.parameters(layer, [[] if is_shared else x.shape[:1]])
+    (slopes,) = build.parameters(layer, x)
     return slopes.reshape([1] if is_shared else [-1, *[1] * (len(x.shape) - 1)])
 
 
@@ -56,8 +56,7 @@ def batch_norm_statistics(
     build: Builder, layer: Any, x: Value
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the mean and the variance, which are stored times a factor."""
-    n = x.shape[0]
-    mean, variance, factor = build.parameters(layer, [[n], [n], [1]])
+    mean, variance, factor = build.parameters(layer, x)
     scale = np.float32(0 if factor[0] == 0 else 1 / factor[0])
     return scale * mean, scale * variance
 
@@ -66,19 +65,15 @@ def scale_factors(
     build: Builder, layer: Any, x: Value
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Return a Scale's factors and bias, if any, in shapes that broadcast to images."""
-    has_bias = layer.scale_param.bias_term
-    factors, *bias = _of_some_axes(build, layer, x, 1 + has_bias)
-    return factors, bias[0] if has_bias else None
+    factors, *bias = _of_some_axes(build, layer, x)
+    return factors, bias[0] if bias else None
 
 
-def _of_some_axes(
-    build: Builder, layer: Any, x: Value, n: int
-) -> list[NDArray[np.float32]]:
-    """Return the n parameters of a Scale or a Bias in shapes that broadcast."""
-    start, end = factor_axes(layer, x.shape)
-    shape = x.shape[start:end]
-    arrays = build.parameters(layer, [shape] * n)
-    return [array.reshape([*shape, *[1] * (len(x.shape) - end)]) for array in arrays]
+def _of_some_axes(build: Builder, layer: Any, x: Value) -> list[NDArray[np.float32]]:
+    """Return the parameters of a Scale or a Bias in shapes that broadcast."""
+    _, end = factor_axes(layer, x.shape)
+    ones = [1] * (len(x.shape) - end)
+    return [a.reshape([*a.shape, *ones]) for a in build.parameters(layer, x)]
 
 
 def _inner_product(build: Builder, layer: Any, x: Value, shape: Shape) -> Value:
@@ -86,9 +81,7 @@ def _inner_product(build: Builder, layer: Any, x: Value, shape: Shape) -> Value:
     p, name = layer.inner_product_param, layer.top[0]
     *lead, n_out = shape
     width = math.prod(x.shape[len(lead) :])
-    shapes = [[width, n_out] if p.transpose else [n_out, width]]
-    shapes += [[n_out]] if p.bias_term else []
-    weights = build.weights(layer, shapes)
+    weights = build.weights(layer, x)
     settings = {"transB": int(not p.transpose)}
     if not lead:
         flat = build.reshape(x, [width], f"{layer.name}/flat")
@@ -207,7 +200,7 @@ def _bias(build: Builder, layer: Any, xs: Sequence[Value], shape: Shape) -> Valu
     if len(xs) == 2:
         bias: Value | str = _spread(build, layer, xs[1], shape)
     else:
-        (stored,) = _of_some_axes(build, layer, xs[0], 1)
+        (stored,) = _of_some_axes(build, layer, xs[0])
         bias = build.constant(stored, f"{layer.name}/bias")
     return build.node("Add", [xs[0], bias], layer.top[0], shape)
 

@@ -17,20 +17,17 @@ from fishing.nets.caffe_messages import LRNParameter, PoolingParameter
 
 def convolution(build: Builder, layer: Any, x: Value, shape: Shape) -> Value:
     """Convolve with weights (num_output, channels / group, kernel_h, kernel_w)."""
-    p, (channels, *size) = layer.convolution_param, x.shape
-    windows = convolution_windows(layer, size)
-    shapes = [[p.num_output, channels // p.group, *windows.kernel]]
-    shapes += [[p.num_output]] if p.bias_term else []
+    windows = convolution_windows(layer, x.shape[1:])
     return build.node(
         "Conv",
-        [x, *build.weights(layer, shapes)],
+        [x, *build.weights(layer, x)],
         layer.top[0],
         shape,
         kernel_shape=windows.kernel,
         strides=windows.stride,
         pads=[*windows.pad, *windows.pad],
         dilations=windows.dilation,
-        group=p.group,
+        group=layer.convolution_param.group,
     )
 
 
