@@ -17,7 +17,7 @@ from fishing.backends.onnx.backend import _providers as cuda_providers
 from fishing.backends.onnx.backend import open_session
 from fishing.backends.onnx.graph import gradient_graph, graph_bytes
 from fishing.errors import BackendError
-from fishing.nets import load_net, weights_path
+from fishing.nets import load_net
 
 GIB = 1 << 30
 CUDA = "CUDAExecutionProvider"

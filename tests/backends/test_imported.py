@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx_models import CHANNELS, CLASSES, HIDDEN, Model, images, spec_of
 from scipy.special import erf
 
 from fishing.backends.onnx import OnnxBackend
 from fishing.backends.onnx.derivatives import DERIVATIVES
 from fishing.errors import NetError
 from fishing.nets.onnx_products import ELEMENTWISE
+from nets.onnx_models import CHANNELS, CLASSES, HIDDEN, Model, images, spec_of
 
 Array = NDArray[Any]
 TAU = 2.0

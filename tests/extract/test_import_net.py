@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from onnx_models import CHANNELS, CLASSES, HIDDEN, SIZE, Model
 
 import fishing
 from fishing.cli.main import main
@@ -20,6 +19,7 @@ from fishing.errors import NetError
 from fishing.extract import import_caffe, import_onnx
 from fishing.images import Preprocess
 from fishing.nets import load_net
+from nets.onnx_models import CHANNELS, CLASSES, HIDDEN, SIZE, Model
 
 
 def run(*arguments: object) -> Result:

@@ -22,7 +22,7 @@ import numpy as np
 from agreement import TAU, made_images
 from children import in_child
 from fishing.errors import FishingError
-from fishing.nets import NetSpec, weights_path
+from fishing.nets import NetSpec
 from report import Section
 
 SIDE, CHAIN = 4096, 8  # of the matrices, and how many products in a row

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_models import CHANNELS, CLASSES, Model
 
 from fishing.errors import NetError
 from fishing.nets import copy_onnx, read_onnx
+from nets.onnx_models import CHANNELS, CLASSES, Model
 
 
 def _proto() -> Any:

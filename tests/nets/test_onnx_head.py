@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_models import CHANNELS, CLASSES, HIDDEN, Model
 
 from fishing.errors import NetError
 from fishing.nets import find_onnx_head, propose_onnx_blobs, read_onnx
+from nets.onnx_models import CHANNELS, CLASSES, HIDDEN, Model
 
 
 def _gemm(model: Model, x: str) -> str:
@@ -94,9 +94,8 @@ ENDINGS: dict[str, Callable[[Model, str], str]] = {
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_product_is_found(way: str, ending: str, tmp_path: Path) -> None:
-    from onnx_models import images, spec_of
-
     from fishing.backends import check_products
+    from nets.onnx_models import images, spec_of
 
     model = Model()
     y = ENDINGS[ending](model, WAYS[way](model, model.trunk()))
@@ -110,9 +109,8 @@ def test_a_product_is_found(way: str, ending: str, tmp_path: Path) -> None:
 
 
 def test_a_convolution_before_a_global_mean_commutes(tmp_path: Path) -> None:
-    from onnx_models import images, spec_of
-
     from fishing.backends import check_products
+    from nets.onnx_models import images, spec_of
 
     for i, pooling in enumerate(("GlobalAveragePool", "ReduceMean")):
         model = Model()
