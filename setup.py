@@ -48,6 +48,7 @@ setup(
         "demo": ["scikit-image>=0.19.3"],
         "report": ["jinja2>=3.1", "matplotlib>=3.8"],
         "openvino": ["openvino>=2024.4"],
+        "torch": ["torch>=2.9", "onnxscript>=0.5"],
         "dev": [
             "hypothesis>=6.80",
             "mypy>=1.8",

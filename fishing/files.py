@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -41,6 +43,31 @@ def whole_file(path: Path) -> Iterator[Path]:
         name_whole_file(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder under another name; it gets its own once the block ends.
+
+    If the block raises, nothing is left. Raises FileExistsError if there is already a
+    file of that name, or a folder that is not empty.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{secrets.token_hex(8)}.partial")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        for file in unfinished.iterdir():
+            with file.open("rb") as content:
+                os.fsync(content.fileno())
+        sync_folder(unfinished)
+        os.replace(unfinished, target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_unfinished(name: str) -> bool:

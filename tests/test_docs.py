@@ -10,6 +10,7 @@ Some commands are checked instead of run; `_instead` says which, how and why.
 
 from __future__ import annotations
 
+import ast
 import functools
 import http.server
 import itertools
@@ -33,6 +34,7 @@ from fishing.backends import parse_device
 from fishing.cli.main import main
 from fishing.errors import BackendError
 from fishing.nets import load_net
+from nets.onnx_models import CHANNELS, CLASSES, Model
 from paper.test_figures import check_figures
 
 if sys.version_info >= (3, 11):
@@ -63,7 +65,7 @@ sys.exit(f"{sys.argv[0]} has not parsed its arguments")
 """
 MAKE = f"make --directory '{ROOT}' --assume-old .venv/installed"
 # Languages that are read rather than run.
-READ = {"text", "toml", "bibtex", "matlab"}
+READ = {"text", "toml", "bibtex", "matlab", "py"}
 
 
 class Block(NamedTuple):
@@ -146,10 +148,20 @@ def data(devkit: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "downloads" / "VGG_ILSVRC_16_layers.caffemodel").symlink_to(
         ROOT / "models" / "tinyalexnet" / WEIGHTS
     )
+    _write_resnet50(folder / "resnet50.onnx")
     (folder / "caltech20").symlink_to(shared / "data" / "caltech20")
     (folder / "models").symlink_to(ROOT / "models")
     (folder / ".venv").symlink_to(BIN.parent)
     return folder
+
+
+def _write_resnet50(path: Path) -> None:
+    """Write a small model of ResNet-50's input."""
+    model = Model()
+    proto = model.proto(model.gemm(model.trunk(), "y8", CHANNELS, CLASSES))
+    for dim in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 224
+    path.write_bytes(proto.SerializeToString())
 
 
 def _images(devkit: Path) -> list[Path]:
@@ -207,6 +219,8 @@ def _run(page: Path, package: Path, data: Path, folder: Path) -> None:
             printed = run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)])
         elif blocks[0].language == "matlab":
             _read_matlab(blocks[0].text, sandbox)
+        elif blocks[0].language == "py":
+            _read_python(blocks[0].text)
         elif blocks[0].language == "toml" and page.name == "reproduce.md":
             check_figures(tomllib.loads(blocks[0].text))
         elif blocks[0].language == "toml":
@@ -294,6 +308,13 @@ def _read_net(text: str, folder: Path) -> None:
     shutil.copy(ROOT / "models" / "tinyalexnet" / "deploy.prototxt", folder)
     (folder / "net.toml").write_text(text)
     load_net(str(folder))
+
+
+def _read_python(text: str) -> None:
+    """Check Python that needs weights from the network: it names what there is."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert node.value.id != "fishing" or hasattr(fishing, node.attr), node.attr
 
 
 def _read_matlab(text: str, sandbox: Path) -> None:

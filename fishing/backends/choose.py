@@ -114,6 +114,11 @@ def open_backend(
     NetError
         If the weights are missing, or if the net has no head that fits.
     """
+    if name == "caffe" and spec.is_onnx:
+        raise BackendError(
+            f"expected a deploy.prototxt for --backend caffe, found {spec.model}, "
+            "which Caffe cannot run; use --backend onnx or openvino"
+        )
     # Only the chosen backend is imported, since the others' libraries may be missing.
     maker: Callable[..., Backend]
     if name == "caffe":

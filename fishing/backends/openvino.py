@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from fishing.backends.devices import CPU_BATCH
 from fishing.backends.interface import stopped
+from fishing.backends.onnx.builder import DATA, TAU
 from fishing.backends.onnx.export import write_graph
-from fishing.backends.onnx.graph import DATA, TAU, gradient_graph
+from fishing.backends.onnx.graph import gradient_graph
 from fishing.errors import BackendError, needs_extra
 from fishing.nets import NetSpec
 from fishing.processes import usable_cores

@@ -16,6 +16,7 @@ from fishing.cli.evaluate import evaluate
 from fishing.cli.export import export
 from fishing.cli.extract import extract
 from fishing.cli.fetch import fetch
+from fishing.cli.import_net import import_net
 from fishing.cli.info import info
 from fishing.cli.photographs import photographs
 from fishing.cli.report import report
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 for _command in (
-    *(fetch, extract, export, evaluate, search, retrieval),
+    *(fetch, import_net, extract, export, evaluate, search, retrieval),
     *(temper, reproduce, report, info, photographs),
 ):
     main.add_command(_command)

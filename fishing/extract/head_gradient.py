@@ -11,12 +11,14 @@ A features file holds x_k and not y_k, so f' must follow from x_k, as it does fo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import NetError
+from fishing.extract.onnx_steps import read_onnx_steps
+from fishing.extract.step import Step
 from fishing.nets import (
     SAME_VALUES,
     NetSpec,
@@ -29,14 +31,6 @@ from fishing.nets.blobs import LAST, backward_blob, forward_blob
 from fishing.store import Rows
 
 _Array = NDArray[np.float32]
-
-
-class Step(NamedTuple):
-    """A step down the head, from one inner product to the next."""
-
-    blob: str  # the activation x_k below the inner product, such as "forward/x7"
-    weights: _Array  # W_{k+1} of the inner product, as Caffe stores it: (d_above, d)
-    derivative: Callable[[_Array], _Array]  # from x_k to f'(y_k)
 
 
 def gradient(
@@ -65,6 +59,8 @@ def read_steps(spec: NetSpec, widths: Mapping[str, int]) -> list[Step]:
     gradient. Raises a NetError if files are missing or malformed, if the net's head
     does not fit the features file, or if f' does not follow from x_k.
     """
+    if spec.is_onnx:
+        return read_onnx_steps(spec, widths)
     lowest = min(k for k in range(1, LAST + 1) if backward_blob(k) in widths)
     n_products = LAST + 1 - lowest
     net = prepare_net(spec)

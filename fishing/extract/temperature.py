@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from fishing.backends import check_run
 from fishing.errors import StoreError, one_line
-from fishing.extract.head_gradient import Step, gradient, read_steps
+from fishing.extract.head_gradient import gradient, read_steps
+from fishing.extract.step import Step
 from fishing.files import whole_file
 from fishing.nets import NetSpec, recorded_net
 from fishing.nets.blobs import LAST, backward_blob, forward_blob, head_names

@@ -9,6 +9,7 @@ from .blobs import head_names as head_names
 from .caffe_files import read_net as read_net
 from .caffe_weights import LayerWeights as LayerWeights
 from .caffe_weights import fit_weights as fit_weights
+from .caffe_weights import read_mean as read_mean
 from .caffe_weights import read_weights as read_weights
 from .fetch import fetch_weights as fetch_weights
 from .head import SAME_VALUES as SAME_VALUES
@@ -21,9 +22,15 @@ from .layers import ancestors as ancestors
 from .layers import check_input as check_input
 from .layers import check_settings as check_settings
 from .layers import refusal as refusal
+from .onnx_blobs import propose_onnx_blobs as propose_onnx_blobs
+from .onnx_data import copy_onnx as copy_onnx
+from .onnx_files import read_onnx as read_onnx
+from .onnx_head import find_onnx_head as find_onnx_head
+from .onnx_head import named_onnx_head as named_onnx_head
 from .parameter_shapes import parameter_shapes as parameter_shapes
 from .prepare_net import PreparedNet as PreparedNet
 from .prepare_net import prepare_net as prepare_net
+from .propose_blobs import image_shape as image_shape
 from .propose_blobs import propose_blobs as propose_blobs
 from .shapes import blob_shapes as blob_shapes
 from .shapes import check_layers as check_layers

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from fishing.errors import NetError
+from fishing.files import read_at_most
 from fishing.nets.caffe_messages import (
     BlobProto,
     LayerParameter,
@@ -33,6 +35,7 @@ _Pieces = list[tuple[str, memoryview]]  # contents of fields, by the names of th
 #: The most bytes of a binary file that are not weights. The largest nets have a tenth
 #: of it. An empty layer takes 3 bytes in a file and 700 in memory.
 MOST_BYTES = 2**20
+_MAX_MEAN_BYTES = 2**26
 
 # Wire types: what follows the tag of a field.
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -84,6 +87,48 @@ def read_weights(caffemodel: Path) -> LayerWeights:
         }
     except (ValueError, OSError) as error:
         raise NetError(f"{caffemodel}: expected a caffemodel, found {error}") from None
+
+
+def read_mean(source: str) -> tuple[float, ...]:
+    """Read the mean that a net subtracts from its images.
+
+    Parameters
+    ----------
+    source : str
+        One number for each channel, such as ``104,117,123``, or the path of a mean
+        image (``.binaryproto``), whose mean over all pixels is taken.
+
+    Returns
+    -------
+    tuple of float
+        Values from 0 to 255.
+
+    Raises
+    ------
+    NetError
+        If it is neither, or a value is not from 0 to 255.
+
+    Examples
+    --------
+    >>> read_mean("104,117,123")
+    (104.0, 117.0, 123.0)
+    """
+    try:
+        if re.fullmatch(r"[\d.\s,]+", source):
+            found = tuple(float(value) for value in source.split(","))
+        else:
+            content = read_at_most(Path(source), _MAX_MEAN_BYTES)
+            image = _Walk().array(memoryview(content))
+            channels = image.reshape(*image.shape[-3:])
+            found = tuple(map(float, channels.mean((1, 2), np.float64)))
+        if not all(0 <= value <= 255 for value in found):
+            raise ValueError(f"values such as {max(found, key=abs):g}")
+    except (ValueError, OSError) as error:
+        raise NetError(
+            "expected a mean as numbers from 0 to 255 (104,117,123), or a mean image "
+            f"(.binaryproto), found {source!r}: {error}"
+        ) from None
+    return found
 
 
 def fit_weights(

@@ -60,7 +60,7 @@ def propose_blobs(layers: Sequence[Any]) -> dict[str, str]:
     softmax = _softmax(copies)
     y8 = softmax.bottom[0] if softmax else _last_blob(copies)
     used = ancestors(copies, [y8])
-    input_shape = _input_shape(used)
+    input_shape = image_shape(used)
     check_layers(used, input_shape)
     found = {"y8": y8, **({"x8": softmax.top[0]} if softmax else {})}
     found |= _chain(used, y8, published, input_shape, has_softmax=bool(softmax))
@@ -101,7 +101,7 @@ def _outputs(layers: Sequence[Any]) -> list[Any]:
     return [layer for layer in others if layer.top and not read.intersection(layer.top)]
 
 
-def _input_shape(layers: Sequence[Any]) -> list[int]:
+def image_shape(layers: Sequence[Any]) -> list[int]:
     """Return the (channels, height, width) of the one input."""
     images = [layer for layer in layers if layer.type == "Input"]
     inputs = [top for layer in images for top in layer.top]

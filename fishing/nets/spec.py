@@ -1,6 +1,7 @@
 """Read what the folder of a net, such as `models/vgg16/`, says about it.
 
-The folder holds `deploy.prototxt`, `net.toml` and, if they are small, the weights.
+The folder holds `net.toml`, the model (`deploy.prototxt` or `model.onnx`) and, if they
+are small, the weights.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from fishing.files import file_sha256
 from fishing.images import Preprocess
 from fishing.nets.blobs import LAST, head_names
 from fishing.nets.net_toml import read_net_toml
+
+#: The files that can be the model of a net.
+MODELS = ("deploy.prototxt", "model.onnx")
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,15 @@ class NetSpec:
     name: str
     title: str  # a line that describes the net
     folder: Path
-    model: Path  # the prototxt
+    model: Path  # the prototxt or the ONNX model
     preprocess: Preprocess  # how an image becomes an input of the net
     blobs: dict[str, str]  # names of `head_names` to those in the prototxt
     weights: Weights
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the model is an ONNX model, and not a prototxt."""
+        return self.model.suffix == ".onnx"
 
     @property
     def net_sha256(self) -> str:
@@ -85,14 +94,15 @@ def load_net(net: str) -> NetSpec:
             f"expected one of the nets {', '.join(known)} or the folder of a net, "
             f"found {net!r}; name one of these"
         )
-    toml, prototxt = folder / "net.toml", folder / "deploy.prototxt"
-    for path in (toml, prototxt):
-        if not path.is_file():
-            raise NetError(
-                f"expected {path}, found no such file; a net's folder holds "
-                "net.toml and deploy.prototxt"
-            )
-    return _read(toml, prototxt)
+    toml = folder / "net.toml"
+    models = [path for name in MODELS if (path := folder / name).is_file()]
+    if not toml.is_file() or len(models) != 1:
+        found = [path.name for path in (toml, *models) if path.is_file()]
+        raise NetError(
+            f"expected net.toml and one of {' and '.join(MODELS)} in {folder}, found "
+            f"{' and '.join(found) or 'neither'}; `fishing import` makes such a folder"
+        )
+    return _read(toml, models[0])
 
 
 def net_names() -> list[str]:
@@ -112,7 +122,7 @@ def models_folder() -> Path:
     )
 
 
-def _read(toml: Path, prototxt: Path) -> NetSpec:
+def _read(toml: Path, model: Path) -> NetSpec:
     """Make a NetSpec of what net.toml says."""
     found = read_net_toml(toml)
     weights = found["weights"]
@@ -120,7 +130,7 @@ def _read(toml: Path, prototxt: Path) -> NetSpec:
         name=found["name"],
         title=found["title"],
         folder=toml.parent,
-        model=prototxt,
+        model=model,
         preprocess=_preprocess(toml, found["input"]),
         blobs={
             name: found["blobs"][name]

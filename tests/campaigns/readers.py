@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from fishing.backends import check_products
 from fishing.backends.onnx import OnnxBackend
 from fishing.backends.openvino import OpenvinoBackend
 from fishing.errors import NetError, StoreError
@@ -41,6 +42,9 @@ from fishing.store import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1] / "nets"))
+from onnx_models import CHANNELS, CLASSES, Model, spec_of
+
 from forked_index import use_forks
 from hdf5_checksums import Block, find_blocks
 
@@ -284,6 +288,32 @@ class OpenvinoGraph(Graph):
 
     name = "openvino"
     backend = OpenvinoBackend
+
+
+class OnnxModel(Reader):
+    """A classifier in ONNX, as `fishing import` and the backend read it."""
+
+    name = "onnx"
+
+    def make_seeds(self) -> list[bytes]:
+        plain, deep = Model(), Model()
+        y = plain.gemm(plain.trunk(), "y8", CHANNELS, CLASSES)
+        x = deep.node("HardSwish", [deep.gemm(deep.trunk(), "y7", CHANNELS, 7)], "x7")
+        weights = deep.node("Transpose", [deep.random("W8", 4, 7)], "W8/T")
+        logits = deep.node("Add", [deep.node("MatMul", [x, weights], "p"), "b"], "y8")
+        deep.random("b", 4)
+        prob = deep.node("Softmax", [logits], "prob", axis=1)
+        return [m.proto(o).SerializeToString() for m, o in ((plain, y), (deep, prob))]
+
+    def run(self, folder: Path, data: bytes) -> None:
+        path = folder / "model.onnx"
+        path.write_bytes(data)
+        spec = spec_of(path)
+        pixels = np.ones((2, *spec.preprocess.shape), np.float32)
+        check_products(spec, pixels)
+        net = OnnxBackend(spec, temperature=2.0, batch_size=2, device="cpu")
+        for name, values in net.run(pixels).items():
+            assert values.shape == (2, net.widths[name])
 
 
 class Toml(Reader):
@@ -620,6 +650,7 @@ READERS: dict[str, type[Reader]] = {
             Caffemodel,
             Graph,
             OpenvinoGraph,
+            OnnxModel,
             Toml,
             Lists,
             Features,

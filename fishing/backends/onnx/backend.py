@@ -19,9 +19,9 @@ from fishing.backends.devices import (
     parse_device,
 )
 from fishing.backends.interface import stopped
-from fishing.backends.onnx.builder import Graph
+from fishing.backends.onnx.builder import DATA, TAU, Graph
 from fishing.backends.onnx.export import external_tensor
-from fishing.backends.onnx.graph import DATA, TAU, gradient_graph, graph_bytes
+from fishing.backends.onnx.graph import gradient_graph, graph_bytes
 from fishing.errors import BackendError
 from fishing.nets import NetSpec
 from fishing.processes import usable_cores
@@ -45,7 +45,8 @@ class OnnxBackend:
     ) -> None:
         providers = _providers(device, tf32=tf32)
         graph = gradient_graph(spec)
-        self.batch_size = batch_size or CPU_BATCH
+        self.batch_size = graph.batch or batch_size or CPU_BATCH
+        self._fixed_batch = graph.batch
         if device != "cpu" and not batch_size:
             fixed, per_image = graph_bytes(graph)
             free = find_gpu(device).free
@@ -56,12 +57,14 @@ class OnnxBackend:
 
     def run(self, data: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Run a batch; see `fishing.backends.Backend.run`."""
-        names = list(self.widths)
+        names, n = list(self.widths), len(data)
+        if self._fixed_batch is not None:  # fill up the last batch
+            data = np.resize(data, (self._fixed_batch, *data.shape[1:]))
         try:
             found = self._session.run(names, {DATA: data, TAU: self._tau})
         except Exception as error:  # its errors have no common base
             raise stopped("ONNX Runtime", error) from None
-        return dict(zip(names, found, strict=True))
+        return {name: rows[:n] for name, rows in zip(names, found, strict=True)}
 
     def close(self) -> None:
         """Release the net and its memory."""

@@ -21,6 +21,9 @@ from fishing.nets import LayerWeights, fit_weights, parameter_shapes
 # The lowest opset in which Softmax is along one axis.
 _OPSET, _IR_VERSION = 13, 7
 
+#: A graph's inputs: images, and the temperature of eq. 10.
+DATA, TAU = "data", "tau"
+
 
 class Value(NamedTuple):
     """A tensor of the graph, with its shape for one image."""
@@ -39,6 +42,9 @@ class Graph:
     outputs: list[onnx.ValueInfoProto]
     widths: dict[str, int]  # values per image of each output
     shapes: dict[str, tuple[int, ...]]  # of each node's output, for one image
+    opset: int = _OPSET
+    ir_version: int = _IR_VERSION
+    batch: int | None = None  # images at a time, where the model takes so many
 
     def model(self, tensors: Sequence[TensorProto]) -> onnx.ModelProto:
         """Make a model of the graph, with `tensors` as its initializers."""
@@ -47,8 +53,8 @@ class Graph:
         )
         return helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", _OPSET)],
-            ir_version=_IR_VERSION,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=self.ir_version,
             producer_name="fishing",
         )
 
@@ -107,6 +113,13 @@ class Builder:
         dtype = np.int64 if array.dtype.kind == "i" else np.float32
         self._initializers[name] = array.astype(dtype)
         return name
+
+    def adopt(
+        self, nodes: Sequence[onnx.NodeProto], initializers: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Add nodes of another graph under reserved names, with what they read."""
+        self._nodes.extend(nodes)
+        self._initializers.update(initializers)
 
     def parameters(self, layer: Any, x: Value) -> list[NDArray[np.float32]]:
         """Find a layer's parameters, and give them the shapes that it expects."""

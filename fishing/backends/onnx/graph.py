@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fishing.backends.onnx.backward import backward
-from fishing.backends.onnx.builder import Builder, Graph, Value
+from fishing.backends.onnx.builder import DATA, TAU, Builder, Graph, Value
+from fishing.backends.onnx.imported import imported_graph
 from fishing.backends.onnx.layers import convert
 from fishing.nets import Head, LayerWeights, NetSpec, ancestors, prepare_net, refusal
-
-#: The graph's inputs: images, and the temperature of eq. 10.
-DATA, TAU = "data", "tau"
 
 
 def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
@@ -28,6 +26,8 @@ def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
     ONNX's own operator for LRN is fast in OpenVINO and slow in ONNX Runtime; unless
     `native_lrn` is set, pooling replaces it where possible.
     """
+    if spec.is_onnx:
+        return imported_graph(spec)
     net = prepare_net(spec)
     return build_graph(
         net.layers,
