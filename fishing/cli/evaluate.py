@@ -71,5 +71,7 @@ def evaluate(
         f"Average precision in per cent, {record['train']} to {record['test']}, "
         f"protocol {record['protocol']}, C = {record['C']:g}"
     )
+    how = "as an area" if record["protocol"] == "voc2012" else "at 11 points"
+    click.echo(f"measured {how}, because {record['protocol_because']}")
     print_table(record)
     click.echo(f"written to {output}")

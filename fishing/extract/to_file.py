@@ -7,11 +7,11 @@ batches of them in memory.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from fishing.backends import Backend, check_run, choose_backend, open_backend, run_ahead
 from fishing.errors import BackendError, DataError, ImageError
-from fishing.images import ImageList, Preprocess
+from fishing.images import (
+    ImageList,
+    Note,
+    Preprocess,
+    catch_messages,
+    collect_notes,
+)
 from fishing.processes import usable_cores
 from fishing.progress import Progress, silent
 from fishing.store import ExtractionSettings, FeaturesWriter
@@ -39,12 +45,15 @@ class Extracted:
         How many images the list has, and how many of them could not be read.
     was_there : bool
         Whether the features file had the split already.
+    left_alone : dict of str to int
+        How many files of the folder are no images, by their suffixes.
     """
 
     split: str
     n_images: int
     n_failed: int
     was_there: bool
+    left_alone: dict[str, int] = field(default_factory=dict)
 
 
 def extract(
@@ -120,6 +129,7 @@ def extract(
                 len(images),
                 writer.n_failed(images.split),
                 was_there=images.split not in names,
+                left_alone=dict(images.left_alone),
             )
             for images in lists
         ]
@@ -137,7 +147,8 @@ def _extract_split(
     start = writer.open_split(images, net.widths)
     n_ahead = (1 + net.n_at_once) * net.batch_size
     with (
-        _read_ahead(images.path[start:], preprocess, n_ahead) as inputs,
+        _read_ahead(images, start, preprocess, n_ahead) as read,
+        _heard(read, images, start, strict) as inputs,
         closing(run_ahead(net, _batches(inputs, start, net.batch_size))) as batches,
     ):
         for (n_done, failed), blobs in batches:
@@ -179,21 +190,31 @@ def _check_finite(blobs: Mapping[str, NDArray[np.float32]], last: Path) -> None:
             )
 
 
+class _Read(NamedTuple):
+    """An input of the net, or why there is none, and what is noted about the image."""
+
+    input: NDArray[np.float32] | ImageError
+    notes: list[Note]
+
+
 @contextmanager
 def _read_ahead(
-    paths: Iterable[Path], preprocess: Preprocess, n_ahead: int
-) -> Iterator[Iterator[NDArray[np.float32] | ImageError]]:
+    images: ImageList, start: int, preprocess: Preprocess, n_ahead: int
+) -> Iterator[Iterator[_Read]]:
     """Read images in their order with a few threads, at most `n_ahead` in advance."""
-    pool = ThreadPoolExecutor(max_workers=min(8, usable_cores()))
+    pool = ThreadPoolExecutor(
+        max_workers=min(8, usable_cores()), initializer=catch_messages
+    )
 
-    def in_order() -> Iterator[NDArray[np.float32] | ImageError]:
-        waiting: deque[Future[NDArray[np.float32]]] = deque()
-        for path in paths:
-            waiting.append(pool.submit(preprocess, path))
+    def in_order() -> Iterator[_Read]:
+        waiting: deque[Future[_Read]] = deque()
+        for place in range(start, len(images)):
+            reason = images.failed.get(place, "")
+            waiting.append(pool.submit(_read, images.path[place], reason, preprocess))
             if len(waiting) > n_ahead:
-                yield _result(waiting.popleft())
+                yield waiting.popleft().result()
         while waiting:
-            yield _result(waiting.popleft())
+            yield waiting.popleft().result()
 
     try:
         yield in_order()
@@ -201,12 +222,48 @@ def _read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _result(future: Future[NDArray[np.float32]]) -> NDArray[np.float32] | ImageError:
-    """Return the input of the net, or why there is none."""
+def _read(path: Path, reason: str, preprocess: Preprocess) -> _Read:
+    """Read an image, unless there is a reason to think that it cannot be read."""
+    with collect_notes() as notes:
+        try:
+            return _Read(ImageError(reason) if reason else preprocess(path), notes)
+        except ImageError as error:
+            return _Read(error, notes)
+
+
+@contextmanager
+def _heard(
+    read: Iterator[_Read], images: ImageList, start: int, strict: bool
+) -> Iterator[Iterator[NDArray[np.float32] | ImageError]]:
+    """Pass inputs on, and say what is noted; with `strict`, damaged images fail.
+
+    A damaged image is named, and other notes are said once, with a count at the end.
+    """
+    counts: Counter[Note] = Counter()
+
+    def passed_on() -> Iterator[NDArray[np.float32] | ImageError]:
+        for path, (item, notes) in zip(images.path[start:], read, strict=True):
+            damage = next((note.text for note in notes if note.is_damage), "")
+            if damage and not strict and not isinstance(item, ImageError):
+                _log.warning(
+                    "%s: %s; it may be damaged, and keeps its row", path, damage
+                )
+                counts[_DAMAGED] += 1
+            for note in notes:
+                if not note.is_damage and not counts[note]:
+                    _log.warning("%s: %s (said once)", path, note.text)
+                counts[note] += not note.is_damage
+            yield ImageError(damage) if damage and strict else item
+
     try:
-        return future.result()
-    except ImageError as error:
-        return error
+        yield passed_on()
+    finally:
+        for note, n in counts.items():
+            if n > (not note.is_damage):
+                _log.warning("%d images of '%s': %s", n, images.split, note.text)
+
+
+_DAMAGED = Note("may be damaged", is_damage=True)
 
 
 class _Span(NamedTuple):
