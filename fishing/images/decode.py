@@ -82,18 +82,19 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise ImageError(f"not decoded: {error.err}") from None
     if image is None:
         raise ImageError(
-            "floating-point values, which OpenCV does not reduce; convert it to 8 bits"
-            if kind == _FLOAT
+            "a TIFF that OpenCV does not decode, such as one of floating-point values; "
+            "convert it to 8 bits"
+            if encoded.startswith((b"II", b"MM"))
             else "not an image that OpenCV can decode"
         )
-    image = image.astype(np.uint8, copy=False)
-    if is_cut_before_end(encoded, image):
+    picture: NDArray[np.uint8] = image.astype(np.uint8, copy=False)
+    if is_cut_before_end(encoded, picture):
         raise ImageError("truncated JPEG: its data end before the picture does")
     if kind:
         take_note(_REDUCED[kind])
     for message in take_messages():
         take_note(message, message.startswith(_DAMAGE))
-    return image
+    return picture
 
 
 def _read_file(path: Path) -> bytes:

@@ -25,18 +25,10 @@ _log = logging.getLogger(__name__)
 WHOLE_FOLDER = "all"  # the name of the split that holds all images of a folder
 # If all folders have such names, they are splits and not classes.
 _SPLITS = frozenset(
-    [
-        "train",
-        "training",
-        "trainval",
-        "val",
-        "valid",
-        "validation",
-        "dev",
-        "test",
-        "testing",
-        "eval",
-    ]
+    (
+        *("train", "training", "trainval", "val", "valid", "validation", "dev"),
+        *("test", "testing", "eval"),
+    )
 )
 
 

@@ -104,13 +104,13 @@ def find_listed(
         images[found.path] = Listed(image_id, found.path, labels, problem)
     if repeated:
         _log.info(
-            "%s: %d lines name an image that an earlier one names, such as '%s'; it is "
-            "taken once, with the labels of all its lines",
+            "%s: lines that name an image again: %d, such as '%s'; it is taken once, "
+            "with the labels of all its lines",
             *(file, len(repeated), repeated[0]),
         )
     if respelled:
         _log.info(
-            "%s: %d names are spelled in another way on the disk, such as %s",
+            "%s: names that are spelled in another way on the disk: %d, such as %s",
             *(file, len(respelled), respelled[0]),
         )
     return list(images.values())
