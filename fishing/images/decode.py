@@ -13,7 +13,7 @@ from PIL import Image
 
 from fishing.errors import ImageError
 from fishing.images.decoder_messages import take_messages
-from fishing.images.jpeg import is_cut_before_end, why_cut
+from fishing.images.jpeg import JpegFile
 from fishing.images.notes import take_note
 
 MAX_FILE_BYTES = 2**29
@@ -70,10 +70,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     take_messages()  # of an image that failed
     encoded = _read_file(path)
-    kind = _check_header(encoded)
-    cut = why_cut(encoded)
-    if cut:
-        raise ImageError(cut)
+    jpeg = JpegFile(encoded) if JpegFile.recognises(encoded) else None
+    kind = "" if jpeg else _check_header(encoded)
+    if jpeg:
+        _check_size(*jpeg.size)
     try:
         image = cv2.imdecode(
             np.frombuffer(_without_animation(encoded), np.uint8), cv2.IMREAD_COLOR
@@ -88,7 +88,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             else "not an image that OpenCV can decode"
         )
     picture: NDArray[np.uint8] = image.astype(np.uint8, copy=False)
-    if is_cut_before_end(encoded, picture):
+    if jpeg and jpeg.ends_before(picture):
         raise ImageError("truncated JPEG: its data end before the picture does")
     if kind:
         take_note(_REDUCED[kind])
@@ -130,11 +130,15 @@ def _check_header(encoded: bytes) -> str:
     # formats, decides about such files.
     except Exception:
         return kind
+    _check_size(width, height)
+    return kind
+
+
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"too large: {width} x {height} pixels, at most {MAX_PIXELS} in all"
         )
-    return kind
 
 
 def _depth(image: Image.Image, encoded: bytes) -> str:
