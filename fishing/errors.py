@@ -95,11 +95,16 @@ def printable(text: str) -> str:
     if line.isprintable():
         return line
     return "".join(
-        c
-        if c.isprintable() or unicodedata.category(c) == "Zs"
-        else c.encode("unicode_escape").decode()
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else escape(c)
         for c in line
     )
+
+
+def escape(character: str) -> str:
+    """Write a character as Python does, and a byte that is no UTF-8 as that byte."""
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def one_line(error: BaseException) -> str:

@@ -76,6 +76,7 @@ def extract(
         click.echo(
             f"{printable(f'{output} {one.split}')}: {one.n_images - one.n_failed} of "
             f"{one.n_images} images, {one.n_failed} failed"
+            + (f", {one.n_damaged} may be damaged" if one.n_damaged else "")
             + (" (was there already)" if one.was_there else "")
         )
         if one.left_alone:

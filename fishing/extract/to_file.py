@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -45,6 +45,8 @@ class Extracted:
         How many images the list has, and how many of them could not be read.
     was_there : bool
         Whether the features file had the split already.
+    n_damaged : int
+        How many images that were read by this run have a row, but may be damaged.
     left_alone : dict of str to int
         How many files of the folder are no images, by their suffixes.
     """
@@ -53,6 +55,7 @@ class Extracted:
     n_images: int
     n_failed: int
     was_there: bool
+    n_damaged: int = 0
     left_alone: dict[str, int] = field(default_factory=dict)
 
 
@@ -107,7 +110,7 @@ def extract(
     preprocess = Preprocess(spec.input_size, spec.mean)
     record = replace(settings, backend=backend).record()
     with FeaturesWriter(output, record, overwrite=overwrite) as writer:
-        pending = writer.pending(lists)
+        pending, n_damaged = writer.pending(lists), Counter[str]()
         if pending:
             net = open_backend(
                 backend,
@@ -120,7 +123,9 @@ def extract(
             with closing(net):
                 _log.info("%s runs on %s, backend %s", spec.name, device, backend)
                 for images in pending:
-                    _extract_split(images, net, preprocess, writer, strict, progress)
+                    n_damaged[images.split] = _extract_split(
+                        images, net, preprocess, writer, strict, progress
+                    )
             writer.publish(progress)
         names = {images.split for images in pending}
         return [
@@ -129,6 +134,7 @@ def extract(
                 len(images),
                 writer.n_failed(images.split),
                 was_there=images.split not in names,
+                n_damaged=n_damaged[images.split],
                 left_alone=dict(images.left_alone),
             )
             for images in lists
@@ -142,13 +148,17 @@ def _extract_split(
     writer: FeaturesWriter,
     strict: bool,
     progress: Progress,
-) -> None:
-    """Run those images of a split through the net that no earlier run has done."""
+) -> int:
+    """Run those images of a split through the net that no earlier run has done.
+
+    Returns how many of them may be damaged.
+    """
     start = writer.open_split(images, net.widths)
+    counts: Counter[Note] = Counter()
     n_ahead = (1 + net.n_at_once) * net.batch_size
     with (
         _read_ahead(images, start, preprocess, n_ahead) as read,
-        _heard(read, images, start, strict) as inputs,
+        closing(_heard(read, images, start, strict, counts)) as inputs,
         closing(run_ahead(net, _batches(inputs, start, net.batch_size))) as batches,
     ):
         for (n_done, failed), blobs in batches:
@@ -156,6 +166,9 @@ def _extract_split(
             _check_finite(blobs, images.path[n_done - 1])
             writer.append(images.split, n_done, blobs, failed)
             progress(images.split, n_done, len(images), "images")
+    for note, n in counts.items():
+        if n > 1 and not note.is_damage:
+            _log.warning("%d images of '%s': %s", n, images.split, note.text)
     n_failed = writer.n_failed(images.split)
     if strict and n_failed:
         raise DataError(
@@ -169,6 +182,7 @@ def _extract_split(
             f"{len(images)} can be read, such as '{images.path[0]}'; look there and "
             "run the same command again"
         )
+    return counts[_DAMAGED]
 
 
 def _report(failed: Mapping[int, str], images: ImageList, strict: bool) -> None:
@@ -231,36 +245,30 @@ def _read(path: Path, reason: str, preprocess: Preprocess) -> _Read:
             return _Read(error, notes)
 
 
-@contextmanager
 def _heard(
-    read: Iterator[_Read], images: ImageList, start: int, strict: bool
-) -> Iterator[Iterator[NDArray[np.float32] | ImageError]]:
-    """Pass inputs on, and say what is noted; with `strict`, damaged images fail.
+    read: Iterator[_Read],
+    images: ImageList,
+    start: int,
+    strict: bool,
+    counts: Counter[Note],
+) -> Generator[NDArray[np.float32] | ImageError]:
+    """Pass inputs on, say what is noted about them, and count it.
 
-    A damaged image is named, and other notes are said once, with a count at the end.
+    A damaged image is named, or fails if `strict`; other notes are said once.
     """
-    counts: Counter[Note] = Counter()
-
-    def passed_on() -> Iterator[NDArray[np.float32] | ImageError]:
-        for path, (item, notes) in zip(images.path[start:], read, strict=True):
-            damage = next((note.text for note in notes if note.is_damage), "")
-            if damage and not strict and not isinstance(item, ImageError):
-                _log.warning(
-                    "%s: %s; it may be damaged, and keeps its row", path, damage
-                )
-                counts[_DAMAGED] += 1
-            for note in notes:
-                if not note.is_damage and not counts[note]:
+    for path, (item, notes) in zip(images.path[start:], read, strict=True):
+        damage = next((note.text for note in notes if note.is_damage), "")
+        if damage and strict:
+            item = ImageError(damage)
+        elif damage:
+            _log.warning("%s: %s; it may be damaged, and keeps its row", path, damage)
+            counts[_DAMAGED] += 1
+        for note in notes:
+            if not note.is_damage:
+                if not counts[note]:
                     _log.warning("%s: %s (said once)", path, note.text)
-                counts[note] += not note.is_damage
-            yield ImageError(damage) if damage and strict else item
-
-    try:
-        yield passed_on()
-    finally:
-        for note, n in counts.items():
-            if n > (not note.is_damage):
-                _log.warning("%d images of '%s': %s", n, images.split, note.text)
+                counts[note] += 1
+        yield item
 
 
 _DAMAGED = Note("may be damaged", is_damage=True)

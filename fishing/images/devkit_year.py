@@ -29,15 +29,17 @@ FIRST_AREA_YEAR = 2010  # from which VOC measures average precision as an area
 def devkit_name(devkit: Path, images: Iterable[str]) -> str:
     """Name a devkit by its year, such as ``VOC2007``; return "" if nothing tells it.
 
-    `images` are the ids or the names of the files of all its images. What was decided
-    is logged, with what tells it, and a warning if something else contradicts it.
+    `images` are the ids or the names of the files of all its images. Unless the name
+    as given is the year's, what was decided is logged, with what tells it. If something
+    else contradicts it, that is a warning.
     """
     years = _years(devkit, images)
     if not years:
         _log.info("%s: a devkit whose year nothing tells", devkit)
         return ""
     how, year = next(iter(years.items()))
-    _log.info("%s: VOC%d, by %s", devkit, year, how)
+    if devkit.name != f"VOC{year}":  # else the user has said it
+        _log.info("%s: VOC%d, by %s", devkit, year, how)
     for other, found in years.items():
         if (found >= FIRST_AREA_YEAR) != (year >= FIRST_AREA_YEAR):
             _log.warning(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from fishing.errors import escape
+
 MAX_ID_BYTES = 1000
 MAX_CLASSES = 4000  # more names might not fit into an attribute of HDF5
 MAX_CLASS_BYTES = 200  # the name of a class becomes part of a file name
@@ -48,7 +50,7 @@ def as_id(text: str) -> str:
     >>> print(as_id("caf\udce9\n.jpg"))
     caf\xe9\n.jpg
     """
-    id_ = "".join(_escaped(c) if _is_forbidden(c) else c for c in text)
+    id_ = "".join(escape(c) if _is_forbidden(c) else c for c in text)
     return id_.encode()[:MAX_ID_BYTES].decode(errors="ignore")
 
 
@@ -103,10 +105,3 @@ def is_class_name(name: str) -> bool:
 
 def _is_forbidden(character: str) -> bool:
     return unicodedata.category(character) in _FORBIDDEN
-
-
-def _escaped(character: str) -> str:
-    """Write a character as Python does, and a byte that is no UTF-8 as that byte."""
-    if "\udc80" <= character <= "\udcff":
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
