@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -85,6 +87,18 @@ def test_strict_stops_at_each_of_them(mess: Path, tmp_path: Path, name: str) -> 
     assert "--strict stops at such a file" in err
     (mess / name).unlink()
     _extract(mess, tmp_path / "f.h5", "--strict", "--overwrite")
+
+
+def test_a_terminal_that_lacks_characters(mess: Path, tmp_path: Path) -> None:
+    (mess / "half.jpg").rename(mess / "half\u202f.jpg")
+    _extract(mess, tmp_path / "g.h5")
+    result = subprocess.run(
+        [sys.executable, "-m", "fishing", "info", tmp_path / "g.h5"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert rb"failed: half\u202f.jpg: truncated" in result.stdout
 
 
 def test_left_alone_in_json(mess: Path, tmp_path: Path) -> None:
