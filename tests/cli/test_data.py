@@ -94,7 +94,7 @@ def test_a_terminal_that_lacks_characters(mess: Path, tmp_path: Path) -> None:
     _extract(mess, tmp_path / "g.h5")
     result = subprocess.run(
         [sys.executable, "-m", "fishing", "info", tmp_path / "g.h5"],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
         capture_output=True,
     )
     assert result.returncode == 0, result.stderr
