@@ -355,7 +355,7 @@ def test_the_zoo(tmp_path: Path, backend: str) -> None:
             lines = [line for line in done.stderr.splitlines() if f"/{name}:" in line]
             assert len(lines) == 1, done.stderr
         # One line names the backend, one the picture of 16 bits.
-    assert done.stderr.count("\n") == 2 + len(failed), done.stderr
+        assert done.stderr.count("\n") == 2 + len(failed), done.stderr
         found = split.blobs["forward/x6"][:]
     paths = [folder / f"{name}.png" for name in split.image_id]
     alone = [blobs["forward/x6"][0] for blobs in _alone(spec, backend, paths)]
