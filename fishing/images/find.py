@@ -94,7 +94,7 @@ class Finder:
         listing = self._listing(folder)
         if listing is None:  # it may still be possible to open what is in it
             tried = [last] if not suffixes else [last + s for s in suffixes]
-            there = [t for t in tried if (folder / t).exists()]
+            there = [t for t in tried if os.path.exists(folder / t)]
             return Found(name, folder / (there or tried)[0], bool(there))
         match = listing.find(folder, last, suffixes)
         if not match.name:
@@ -136,7 +136,7 @@ class _Listing:
 
     def find(self, folder: Path, name: str, suffixes: Sequence[str]) -> _Match:
         """Find a name, to which one of the suffixes may have to be added."""
-        if name in self.names and not (suffixes and (folder / name).is_dir()):
+        if name in self.names and not (suffixes and os.path.isdir(folder / name)):
             return _Match(name)
         for suffix in suffixes:
             for spelling in (name + suffix, name + suffix.upper()):
@@ -145,7 +145,7 @@ class _Listing:
         for wanted in (name, *(name + suffix for suffix in suffixes)):
             similar = self._folded.get(_fold(wanted), [])
             if suffixes:
-                similar = [n for n in similar if not (folder / n).is_dir()]
+                similar = [n for n in similar if not os.path.isdir(folder / n)]
             same = [n for n in similar if _nfc(n) == _nfc(wanted)]
             if len(same) == 1 or len(similar) == 1:
                 match = (same or similar)[0]
