@@ -6,6 +6,7 @@ command line prints that line on stderr and exits with code 2.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -83,13 +84,27 @@ it is not installed; run `pip install 'fishing[demo]'`
 def printable(text: str) -> str:
     r"""Make a text one line of printable characters, which cannot steer a terminal.
 
+    Spaces of all widths stay as they are; what cannot be printed is escaped.
+
     Examples
     --------
     >>> print(printable("layer 'a\x1b[2J\nb'"))
-    layer 'a?[2J b'
+    layer 'a\x1b[2J b'
     """
     line = " ".join(text.splitlines())[:_MAX_LINE]
-    return "".join(c if c.isprintable() else "?" for c in line)
+    if line.isprintable():
+        return line
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else escape(c)
+        for c in line
+    )
+
+
+def escape(character: str) -> str:
+    """Write a character as Python does, and a byte that is no UTF-8 as that byte."""
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def one_line(error: BaseException) -> str:

@@ -140,6 +140,10 @@ def data(devkit: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -
             file.rename(file.with_stem("_".join([*name, renamed.get(split, split)])))
     photos = folder / "VOCdevkit" / "VOC2007" / "JPEGImages"
     shutil.copytree(photos, folder / "photos")
+    for i, image in enumerate(sorted(photos.iterdir())[:8]):
+        split, name = ("train", "val")[i // 4], ("cat", "dog")[i % 2]
+        (folder / "animals" / split / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, folder / "animals" / split / name)
     shutil.copy(photos / "000001.jpg", folder / "photo.jpg")
     (folder / "photos" / "mine.txt").write_text("000001 cat\n000002 dog\n")
     (folder / "terminal.py").write_text(TERMINAL)

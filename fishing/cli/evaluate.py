@@ -67,9 +67,11 @@ def evaluate(
     if as_json:
         print_json(record)
         return
+    how = "as an area" if record["protocol"] == "voc2012" else "at 11 points"
     click.echo(
         f"Average precision in per cent, {record['train']} to {record['test']}, "
-        f"protocol {record['protocol']}, C = {record['C']:g}"
+        f"protocol {record['protocol']}, C = {record['C']:g}; {how}, because "
+        f"{record['protocol_because']}"
     )
     print_table(record)
     click.echo(f"written to {output}")

@@ -11,6 +11,9 @@ import click
 from fishing.cli import options
 from fishing.cli.printing import print_json
 from fishing.cli.progress import ProgressBar
+from fishing.errors import printable
+
+_N_KINDS = 6  # of suffixes that are named
 
 
 @click.command()
@@ -22,7 +25,10 @@ from fishing.cli.progress import ProgressBar
     help="Split to extract; may be repeated. Without it, all images of a plain folder "
     "are extracted.",
 )
-@options.data("VOC devkit, or folder of images with lists <split>.txt.")
+@options.data(
+    "VOC devkit, or folder of images with lists <split>.txt or .csv, or with "
+    "subfolders <split>/<class>/."
+)
 @options.output(options.FILE, "features.h5", "Features file to write.")
 @options.settings
 @options.device
@@ -47,7 +53,8 @@ def extract(
     features file.
 
     The same command resumes an interrupted extraction. Images that cannot be read are
-    reported, recorded in the file, and left out.
+    reported, recorded in the file, and left out. What is no image is left alone and
+    counted.
     """
     from fishing.extract import extract
     from fishing.images import read_splits
@@ -67,7 +74,20 @@ def extract(
         return
     for one in outcome:
         click.echo(
-            f"{output} {one.split}: {one.n_images - one.n_failed} of "
+            f"{printable(f'{output} {one.split}')}: {one.n_images - one.n_failed} of "
             f"{one.n_images} images, {one.n_failed} failed"
+            + (f", {one.n_damaged} may be damaged" if one.n_damaged else "")
             + (" (was there already)" if one.was_there else "")
         )
+        if one.left_alone:
+            click.echo(printable(f"left alone: {_kinds(one.left_alone)}"))
+
+
+def _kinds(left_alone: dict[str, int]) -> str:
+    """Count files, and the commonest of their suffixes."""
+    n = sum(left_alone.values())
+    kinds = sorted(left_alone.items(), key=lambda kind: (-kind[1], kind[0]))
+    named = [f"{suffix} {count}" for suffix, count in kinds[:_N_KINDS]]
+    rest = sum(count for _, count in kinds[_N_KINDS:])
+    named += [f"others {rest}"] if rest else []
+    return f"{n} file{'s' if n > 1 else ''} ({', '.join(named)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -69,6 +70,9 @@ def main() -> None:
       fishing extract --net vgg16 --split trainval --split test
       fishing evaluate features.h5
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the terminal's encoding does not have, such as a name, is escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("fishing: %(message)s"))
     logger = logging.getLogger("fishing")

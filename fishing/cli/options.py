@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +12,17 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class _Path(click.Path):
+    """A path; ``~`` stands for the home folder, which shells leave to us in =~/x."""
+
+    def convert(self, value: Any, *rest: Any) -> Any:
+        return super().convert(os.path.expanduser(value), *rest)
+
+
+PATH = _Path(path_type=Path)
+FILE = _Path(path_type=Path, dir_okay=False)
+FOLDER = _Path(path_type=Path, file_okay=False)
 
 features_file = click.argument("features_file", type=PATH)
 

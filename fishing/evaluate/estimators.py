@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from fishing.backends import check_run, choose_backend, parse_device
 from fishing.errors import DataError, EvaluationError
 from fishing.extract import compute_blobs
+from fishing.images import picture
 from fishing.kernels import Kernel, blobs_of_feature, cosines, parse_feature
 from fishing.nets import load_net
 from fishing.store import ExtractionSettings, Rows, Split
@@ -190,9 +190,10 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : sequence of str, path, or ndarray of uint8
-            Image files, or pictures as in scikit-image and Pillow, of shape (height,
-            width, 3) in RGB or (height, width) in grey.
+        X : sequence of str, path, Pillow image, or ndarray of uint8
+            Image files, or pictures. Arrays are of shape (height, width, 3) in RGB, as
+            in scikit-image, or (height, width) in grey. A Pillow image gives the
+            features of its file.
 
         Returns
         -------
@@ -208,7 +209,7 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         blobs = compute_blobs(
             ExtractionSettings(load_net(self.net), self.backend, self.temperature),
-            [_image(item) for item in _images(X)],
+            [picture(item) for item in _images(X)],
             device=self.device,
             batch_size=self.batch_size,
         )
@@ -239,28 +240,3 @@ def _images(X: Any) -> list[Any]:
     else:
         return list(X)
     raise DataError(f"expected a sequence of images, found {found}; put it in a list")
-
-
-def _image(item: Any) -> Path | NDArray[np.uint8]:
-    """Return a path as it is, and a picture in BGR."""
-    if isinstance(item, str | os.PathLike):
-        return Path(item)
-    pixels = np.asarray(item)
-    if pixels.dtype.kind in "OSU":
-        raise DataError(
-            f"expected paths, or pictures of uint8, found {str(item)[:100]!r} of type "
-            f"{type(item).__name__}; give one path or picture for each image"
-        )
-    if pixels.dtype != np.uint8 or not pixels.size:
-        raise DataError(
-            "expected paths, or pictures of uint8, found values of type "
-            f"{pixels.dtype}, shape {pixels.shape}; skimage.util.img_as_ubyte converts"
-        )
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise DataError(
-            "expected pictures of shape (height, width, 3) or (height, width), found "
-            f"{pixels.shape}; an alpha channel is left out by image[..., :3]"
-        )
-    return np.ascontiguousarray(pixels[..., ::-1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from fishing.evaluate.failed_images import (
 )
 from fishing.evaluate.results import Evaluation
 from fishing.evaluate.svm import decision_function
+from fishing.images import FIRST_AREA_YEAR, year_of_ids, year_of_name
 from fishing.kernels import Kernels, choose_features, feature_blobs, in_order_of_depth
 from fishing.progress import Progress, silent
-from fishing.store import FeaturesFile
+from fishing.store import FeaturesFile, Split
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ def evaluate(
         By default, all features that the file has, in the order of the paper's table 1.
     protocol : str, optional
         ``voc2007`` (11 points) or ``voc2012`` (area). By default, the one of the
-        devkit's year: the area from 2010 on, else 11 points.
+        devkit's year: the area from 2010 on, else 11 points. The record says
+        why under ``protocol_because``.
     C : float
         Weight of the SVMs' hinge loss.
     progress : Progress
@@ -76,7 +77,9 @@ def evaluate(
         chosen = choose_features(features, training.blobs)
         order = in_order_of_depth(chosen)
         labels = all_labels(testing, test, training.classes)
-        protocol = protocol or _protocol(testing.devkit)
+        because = "--protocol asks for it"
+        if protocol is None:
+            protocol, because = _protocol(testing)
         if protocol not in PROTOCOLS:
             raise EvaluationError(
                 f"expected a protocol of {' '.join(PROTOCOLS)}, found '{protocol}'"
@@ -108,6 +111,7 @@ def evaluate(
         progress(order[-1], len(order), len(order), "features")
         record = {
             "protocol": protocol,
+            "protocol_because": because,
             "train": train,
             "test": test,
             "C": float(C),
@@ -163,10 +167,15 @@ def _usable_classes(
     return usable
 
 
-def _protocol(devkit: str) -> str:
-    """Choose the protocol of the devkit's year: VOC changed to the area in 2010."""
-    year = re.fullmatch(r"VOC(\d{4})", devkit)
-    return "voc2012" if year and int(year[1]) >= 2010 else "voc2007"
+def _protocol(split: Split) -> tuple[str, str]:
+    """Choose the protocol of the devkit's year, and say why."""
+    ids = (*split.image_id, *split.failed_id)
+    named, in_ids = year_of_name(split.devkit), year_of_ids(ids)
+    year = named or in_ids
+    if not year:
+        return "voc2007", "the images are of no devkit whose year is known"
+    because = f"the {'devkit is' if named else 'ids are those of'} VOC{year}"
+    return "voc2012" if year >= FIRST_AREA_YEAR else "voc2007", because
 
 
 def _versions() -> dict[str, str]:

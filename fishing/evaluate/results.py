@@ -23,7 +23,7 @@ from fishing.errors import EvaluationError, one_line
 from fishing.evaluate.average_precision import PROTOCOLS
 from fishing.evaluate.table import format_table
 from fishing.files import read_at_most, write_whole
-from fishing.images import check_class_names, is_split_name
+from fishing.images import check_class_names, is_name, is_split_name
 from fishing.kernels import parse_feature
 
 _MAX_BYTES = 2**28  # of a file of results
@@ -168,7 +168,7 @@ def _read_scores(path: Path) -> dict[str, float]:
     """Read lines ``id score``."""
     try:
         lines = read_at_most(path, _MAX_BYTES).decode().splitlines()
-        pairs = [line.rsplit(maxsplit=1) for line in lines]
+        pairs = [line.rsplit(" ", maxsplit=1) for line in lines]
         scores = {image_id: float(score) for image_id, score in pairs}
         if len(scores) < len(pairs) or not all(map(math.isfinite, scores.values())):
             raise ValueError("an id twice, or a score that is no number")
@@ -187,7 +187,8 @@ def _check_record(record: Any) -> None:
     missing = [key for key in _CHECKS if key not in record]
     if missing:
         raise ValueError(f"no '{missing[0]}' in it")
-    _check_texts(record)
+    # A path is opened and not shown.
+    _check_texts({k: v for k, v in record.items() if k != "features_file"})
     for key, fits in _CHECKS.items():
         if not fits(record[key]):
             raise ValueError(f"{str(record[key])[:100]!a} for {key}")
@@ -221,7 +222,7 @@ def _check_result(feature: str, result: Any, classes: list[str]) -> None:
 def _check_texts(value: Any) -> None:
     """Check that each text in a record is one line that can be written."""
     if isinstance(value, str):
-        if not value.isprintable():
+        if not is_name(value):
             raise ValueError(f"the text {value[:100]!a} in it")
     elif isinstance(value, dict):
         for pair in value.items():

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends import check_run, choose_backend, open_backend
 from fishing.errors import DataError, ImageError
-from fishing.images import Preprocess
+from fishing.images import Preprocess, collect_notes, picture
 from fishing.nets import check_weights, weights_path
 from fishing.store import ExtractionSettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_log = logging.getLogger(__name__)
 
 
 def compute_blobs(
     settings: ExtractionSettings,
-    images: Sequence[Path | NDArray[np.uint8]],
+    images: Sequence[Path | Image | NDArray[np.uint8]],
     *,
     device: str = "cpu",
     batch_size: int = 32,
@@ -29,8 +36,9 @@ def compute_blobs(
     ----------
     settings : ExtractionSettings
         ``dtype`` and ``compression`` are not used; they concern files only.
-    images : sequence of Path or ndarray of uint8, shape (height, width, 3)
-        Image files, or pictures in BGR.
+    images : sequence of Path, Pillow image, or ndarray of uint8
+        Image files, or pictures; arrays are of shape (height, width, 3) in BGR, or
+        (height, width) in grey.
     device : str
         ``cpu`` or ``gpu:N``.
     batch_size : int
@@ -62,21 +70,22 @@ def compute_blobs(
         device=device,
         tf32=settings.tf32,
     )
-    with closing(net):
+    with closing(net), collect_notes() as notes:
         parts = [
             net.run(np.stack([_input(preprocess, i) for i in images[j:][:batch_size]]))
             for j in range(0, len(images), batch_size)
         ]
+    for found in dict.fromkeys(notes):
+        _log.warning("%d of %d images: %s", notes.count(found), len(images), found.text)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _input(
-    preprocess: Preprocess, image: Path | NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def _input(preprocess: Preprocess, image: Any) -> NDArray[np.float32]:
+    found = picture(image, "BGR")
     try:
-        if isinstance(image, Path):
-            return preprocess(image)
-        return preprocess.prepare(image)
+        if isinstance(found, Path):
+            return preprocess(found)
+        return preprocess.prepare(found)
     except ImageError as error:
-        name = f"'{image}'" if isinstance(image, Path) else f"{image.shape} pixels"
+        name = f"'{found}'" if isinstance(found, Path) else f"{found.shape} pixels"
         raise DataError(f"expected an image, found {name}: {error}") from None

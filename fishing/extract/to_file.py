@@ -7,11 +7,18 @@ batches of them in memory.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import (
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +27,13 @@ from numpy.typing import NDArray
 
 from fishing.backends import Backend, check_run, choose_backend, open_backend, run_ahead
 from fishing.errors import BackendError, DataError, ImageError
-from fishing.images import ImageList, Preprocess
+from fishing.images import (
+    ImageList,
+    Note,
+    Preprocess,
+    catch_messages,
+    collect_notes,
+)
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
 from fishing.processes import usable_cores
 from fishing.progress import Progress, silent
@@ -40,12 +53,18 @@ class Extracted:
         How many images the list has, and how many of them could not be read.
     was_there : bool
         Whether the features file had the split already.
+    n_damaged : int
+        How many images that were read by this run have a row, but may be damaged.
+    left_alone : dict of str to int
+        How many files of the folder are no images, by their suffixes.
     """
 
     split: str
     n_images: int
     n_failed: int
     was_there: bool
+    n_damaged: int = 0
+    left_alone: dict[str, int] = field(default_factory=dict)
 
 
 def extract(
@@ -99,7 +118,7 @@ def extract(
     preprocess = spec.preprocess
     record = replace(settings, backend=backend).record()
     with FeaturesWriter(output, record, overwrite=overwrite) as writer:
-        pending = writer.pending(lists)
+        pending, n_damaged = writer.pending(lists), Counter[str]()
         if pending:
             net = open_backend(
                 backend,
@@ -114,7 +133,9 @@ def extract(
                 if advice := one_product_advice(spec.name, net.widths):
                     _log.info("%s", advice)
                 for images in pending:
-                    _extract_split(images, net, preprocess, writer, strict, progress)
+                    n_damaged[images.split] = _extract_split(
+                        images, net, preprocess, writer, strict, progress
+                    )
             writer.publish(progress)
         names = {images.split for images in pending}
         return [
@@ -123,6 +144,8 @@ def extract(
                 len(images),
                 writer.n_failed(images.split),
                 was_there=images.split not in names,
+                n_damaged=n_damaged[images.split],
+                left_alone=dict(images.left_alone),
             )
             for images in lists
         ]
@@ -164,12 +187,17 @@ def _extract_split(
     writer: FeaturesWriter,
     strict: bool,
     progress: Progress,
-) -> None:
-    """Run those images of a split through the net that no earlier run has done."""
+) -> int:
+    """Run those images of a split through the net that no earlier run has done.
+
+    Returns how many of them may be damaged.
+    """
     start = writer.open_split(images, net.widths)
+    counts: Counter[Note] = Counter()
     n_ahead = (1 + net.n_at_once) * net.batch_size
     with (
-        _read_ahead(images.path[start:], preprocess, n_ahead) as inputs,
+        _read_ahead(images, start, preprocess, n_ahead) as read,
+        closing(_heard(read, images, start, strict, counts)) as inputs,
         closing(run_ahead(net, _batches(inputs, start, net.batch_size))) as batches,
     ):
         for (n_done, failed), blobs in batches:
@@ -177,6 +205,9 @@ def _extract_split(
             _check_finite(blobs, images.path[n_done - 1])
             writer.append(images.split, n_done, blobs, failed)
             progress(images.split, n_done, len(images), "images")
+    for note, n in counts.items():
+        if n > 1 and not note.is_damage:
+            _log.warning("%d images of '%s': %s", n, images.split, note.text)
     n_failed = writer.n_failed(images.split)
     if strict and n_failed:
         raise DataError(
@@ -190,6 +221,7 @@ def _extract_split(
             f"{len(images)} can be read, such as '{images.path[0]}'; look there and "
             "run the same command again"
         )
+    return counts[_DAMAGED]
 
 
 def _report(failed: Mapping[int, str], images: ImageList, strict: bool) -> None:
@@ -211,21 +243,31 @@ def _check_finite(blobs: Mapping[str, NDArray[np.float32]], last: Path) -> None:
             )
 
 
+class _Read(NamedTuple):
+    """An input of the net, or why there is none, and what is noted about the image."""
+
+    input: NDArray[np.float32] | ImageError
+    notes: list[Note]
+
+
 @contextmanager
 def _read_ahead(
-    paths: Iterable[Path], preprocess: Preprocess, n_ahead: int
-) -> Iterator[Iterator[NDArray[np.float32] | ImageError]]:
+    images: ImageList, start: int, preprocess: Preprocess, n_ahead: int
+) -> Iterator[Iterator[_Read]]:
     """Read images in their order with a few threads, at most `n_ahead` in advance."""
-    pool = ThreadPoolExecutor(max_workers=min(8, usable_cores()))
+    pool = ThreadPoolExecutor(
+        max_workers=min(8, usable_cores()), initializer=catch_messages
+    )
 
-    def in_order() -> Iterator[NDArray[np.float32] | ImageError]:
-        waiting: deque[Future[NDArray[np.float32]]] = deque()
-        for path in paths:
-            waiting.append(pool.submit(preprocess, path))
+    def in_order() -> Iterator[_Read]:
+        waiting: deque[Future[_Read]] = deque()
+        for place in range(start, len(images)):
+            reason = images.failed.get(place, "")
+            waiting.append(pool.submit(_read, images.path[place], reason, preprocess))
             if len(waiting) > n_ahead:
-                yield _result(waiting.popleft())
+                yield waiting.popleft().result()
         while waiting:
-            yield _result(waiting.popleft())
+            yield waiting.popleft().result()
 
     try:
         yield in_order()
@@ -233,12 +275,42 @@ def _read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _result(future: Future[NDArray[np.float32]]) -> NDArray[np.float32] | ImageError:
-    """Return the input of the net, or why there is none."""
-    try:
-        return future.result()
-    except ImageError as error:
-        return error
+def _read(path: Path, reason: str, preprocess: Preprocess) -> _Read:
+    """Read an image, unless there is a reason to think that it cannot be read."""
+    with collect_notes() as notes:
+        try:
+            return _Read(ImageError(reason) if reason else preprocess(path), notes)
+        except ImageError as error:
+            return _Read(error, notes)
+
+
+def _heard(
+    read: Iterator[_Read],
+    images: ImageList,
+    start: int,
+    strict: bool,
+    counts: Counter[Note],
+) -> Generator[NDArray[np.float32] | ImageError]:
+    """Pass inputs on, say what is noted about them, and count it.
+
+    A damaged image is named, or fails if `strict`; other notes are said once.
+    """
+    for path, (item, notes) in zip(images.path[start:], read, strict=True):
+        damage = next((note.text for note in notes if note.is_damage), "")
+        if damage and strict:
+            item = ImageError(damage)
+        elif damage:
+            _log.warning("%s: %s; it may be damaged, and keeps its row", path, damage)
+            counts[_DAMAGED] += 1
+        for note in notes:
+            if not note.is_damage:
+                if not counts[note]:
+                    _log.warning("%s: %s (said once)", path, note.text)
+                counts[note] += 1
+        yield item
+
+
+_DAMAGED = Note("may be damaged", is_damage=True)
 
 
 class _Span(NamedTuple):

@@ -12,10 +12,31 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fishing.errors import ImageError
+from fishing.images.decoder_messages import take_messages
+from fishing.images.jpeg import JpegFile
+from fishing.images.notes import take_note
 
 MAX_FILE_BYTES = 2**29
 MAX_PIXELS = 2**27
 _PNG = b"\x89PNG\r\n\x1a\n"
+# How libjpeg's warnings about the data of a picture begin.
+_DAMAGE = (
+    "Corrupt JPEG data",
+    "Premature end of JPEG file",
+    "Inconsistent progression",
+)
+_FLOAT_FORMATS = (b"#?RADIANCE", b"#?RGBE", b"PF\n", b"Pf\n", b"PF ", b"Pf ")
+_DEEP, _FLOAT, _MAX_16 = "deep", "float", 65535
+MORE_THAN_8_BITS = (
+    "more than 8 bits a channel; the upper 8 are kept, so values that fill fewer bits "
+    "than the file has become dark"
+)
+# What OpenCV does with an image that is not of 8 bits.
+_REDUCED = {
+    _DEEP: MORE_THAN_8_BITS,
+    _FLOAT: "floating-point values; what lies outside of OpenCV's range of 8 bits is "
+    "cut off",
+}
 
 # The same limit for formats that Pillow does not read; OpenCV reads it when imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
@@ -39,13 +60,20 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     ------
     ImageError
         If the file is missing, empty, truncated, too large or not an image.
+
+    Notes
+    -----
+    What else there is to say about an image is noted (`fishing.images.collect_notes`):
+    that it is not of 8 bits, or what a decoder said to a thread that catches it.
     """
     import cv2  # here, because few of the commands that import this module decode
 
+    take_messages()  # of an image that failed
     encoded = _read_file(path)
-    _check_size(encoded)
-    if _is_truncated_jpeg(encoded):
-        raise ImageError("truncated JPEG: no end-of-image marker")
+    jpeg = JpegFile(encoded) if JpegFile.recognises(encoded) else None
+    kind = "" if jpeg else _check_header(encoded)
+    if jpeg:
+        _check_size(*jpeg.size)
     try:
         image = cv2.imdecode(
             np.frombuffer(_without_animation(encoded), np.uint8), cv2.IMREAD_COLOR
@@ -53,8 +81,20 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     except cv2.error as error:
         raise ImageError(f"not decoded: {error.err}") from None
     if image is None:
-        raise ImageError("not an image that OpenCV can decode")
-    return image.astype(np.uint8, copy=False)
+        raise ImageError(
+            "a TIFF that OpenCV does not decode, such as one of floating-point values; "
+            "convert it to 8 bits"
+            if encoded.startswith((b"II", b"MM"))
+            else "not an image that OpenCV can decode"
+        )
+    picture: NDArray[np.uint8] = image.astype(np.uint8, copy=False)
+    if jpeg and jpeg.ends_before(picture):
+        raise ImageError("truncated JPEG: its data end before the picture does")
+    if kind:
+        take_note(_REDUCED[kind])
+    for message in take_messages():
+        take_note(message, message.startswith(_DAMAGE))
+    return picture
 
 
 def _read_file(path: Path) -> bytes:
@@ -74,21 +114,56 @@ def _read_file(path: Path) -> bytes:
     return encoded
 
 
-def _check_size(encoded: bytes) -> None:
-    """Refuse an image of too many pixels before memory is allocated for them."""
+def _check_header(encoded: bytes) -> str:
+    """Refuse an image of too many pixels before memory is allocated for them.
+
+    Returns the key in `_REDUCED` of an image that is not of 8 bits, or "".
+    """
+    kind = _FLOAT if encoded.startswith(_FLOAT_FORMATS) else ""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             width, height = image.size
+            kind = kind or _depth(image, encoded)
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large: {error}") from None
     # Damaged headers make Pillow raise errors of any kind. OpenCV, which reads more
     # formats, decides about such files.
     except Exception:
-        return
+        return kind
+    _check_size(width, height)
+    return kind
+
+
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"too large: {width} x {height} pixels, at most {MAX_PIXELS} in all"
         )
+
+
+def _depth(image: Image.Image, encoded: bytes) -> str:
+    """Tell whether an image has deep values, floating-point ones, or neither."""
+    if image.mode == "F":
+        return _FLOAT
+    if image.mode.startswith("I"):
+        return _DEEP
+    tiles = str(getattr(image, "tile", ""))  # with their raw modes
+    deep = {
+        "PNG": encoded[24:25] == b"\x10",
+        "TIFF": ";16" in tiles,
+        "PPM": str(_MAX_16) in tiles,
+        # The bits of the first component less one, in the header of an image.
+        "JPEG2000": _byte_after(encoded, b"ihdr", 10) & 0x7F > 7,
+        "AVIF": bool(_byte_after(encoded, b"av1C", 2) & 0x40),
+    }
+    return _DEEP if deep.get(image.format or "") else ""
+
+
+def _byte_after(encoded: bytes, name: bytes, offset: int) -> int:
+    """Return a byte of the first box of a name, or 0 if there is none."""
+    start = encoded.find(name, 0, 4096)
+    at = start + len(name) + offset
+    return encoded[at] if start >= 0 and at < len(encoded) else 0
 
 
 def _without_animation(encoded: bytes) -> bytes:
@@ -110,23 +185,3 @@ def _without_animation(encoded: bytes) -> bytes:
             kept.append(encoded[position:end])
         position = end
     return b"".join(kept)
-
-
-def _is_truncated_jpeg(encoded: bytes) -> bool:
-    """Tell whether a JPEG lacks its end-of-image marker.
-
-    OpenCV fills the missing part with grey and only warns. The marker is looked for
-    after the first start of scan, because a thumbnail in the header has one too.
-    """
-    if not encoded.startswith(b"\xff\xd8\xff"):
-        return False
-    position = 2
-    while position + 4 <= len(encoded) and encoded[position] == 0xFF:
-        marker = encoded[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker == 0xDA:  # start of scan
-            return encoded.rfind(b"\xff\xd9", position) < 0
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
-    return True

@@ -2,12 +2,11 @@
 
 ``ImageSets/Main/<split>.txt`` lists ids, and ``ImageSets/Main/<class>_<split>.txt``
 gives each of them a label: -1, 0 (difficult) or 1. The image of an id is
-``JPEGImages/<id>.jpg``.
+``JPEGImages/<id>.jpg``, or has another suffix.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import DataError
+from fishing.images.devkit_year import devkit_name
+from fishing.images.find import Finder
 from fishing.images.image_list import ImageList
-from fishing.images.list_files import check_classes, check_ids, read_lines
+from fishing.images.list_files import Listed, check_classes, find_listed, read_lines
 
-_LABELS = {"-1": -1, "0": 0, "1": 1}
+_LABELS = {"-1": -1, "0": 0, "1": 1, "+1": 1}
 
 
 def is_devkit(folder: Path) -> bool:
@@ -26,54 +27,77 @@ def is_devkit(folder: Path) -> bool:
     return (folder / "ImageSets" / "Main").is_dir()
 
 
-def read_devkit_split(devkit: Path, split: str) -> ImageList:
-    """Read one split of a devkit with the labels of all its classes."""
+def photographs(devkit: Path) -> Path:
+    """Name the folder of a devkit that has its images."""
+    return devkit / "JPEGImages"
+
+
+def devkits_below(folder: Path) -> list[Path]:
+    """Find the devkits in a folder, and in its subfolders if it has none."""
+    for pattern in ("*/ImageSets/Main", "*/*/ImageSets/Main"):
+        found = sorted(p.parents[1] for p in folder.glob(pattern) if p.is_dir())
+        if found:
+            return found
+    return []
+
+
+def read_devkit_split(devkit: Path, split: str, finder: Finder) -> ImageList:
+    """Read one split of a devkit with the labels of all its classes.
+
+    `finder` finds the images of the devkit.
+    """
     folder = devkit / "ImageSets" / "Main"
-    ids = [fields[0] for _, fields in read_lines(folder / f"{split}.txt")]
-    check_ids(ids, folder / f"{split}.txt")
+    file = folder / f"{split}.txt"
+    images = find_listed(file, read_lines(file), finder)
     suffix = f"_{split}.txt"
     # A file of ids alone is the list of another split, not a class.
     files = [
         f for f in sorted(folder.glob(f"*{suffix}")) if len(read_lines(f)[0][1]) > 1
     ]
     classes = tuple(file.name.removesuffix(suffix) for file in files)
-    check_classes(classes, len(ids), folder)
-    columns = [_read_labels(file, ids) for file in files]
-    name = devkit.resolve().name
+    check_classes(classes, len(images), folder)
+    columns = [_read_labels(file, images, finder) for file in files]
+    ids = tuple(image.id for image in images)
     return ImageList(
         split=split,
-        image_id=tuple(ids),
-        path=tuple(find_devkit_image(devkit, i) for i in ids),
+        image_id=ids,
+        path=tuple(image.path for image in images),
         classes=classes,
         labels=np.stack(columns, axis=1) if columns else None,
-        devkit=name if re.fullmatch(r"VOC\d{4}", name) else "",
+        devkit=devkit_name(devkit, finder.names() or ids),
+        failed={i: image.problem for i, image in enumerate(images) if image.problem},
     )
 
 
-def find_devkit_image(devkit: Path, image_id: str) -> Path:
-    """Return the path of an image of a devkit."""
-    return devkit / "JPEGImages" / f"{image_id}.jpg"
-
-
-def _read_labels(file: Path, ids: Sequence[str]) -> NDArray[np.int8]:
-    """Read the labels of one class, in the order of `ids`."""
-    labels: dict[str, int] = {}
+def _read_labels(
+    file: Path, images: Sequence[Listed], finder: Finder
+) -> NDArray[np.int8]:
+    """Read the labels of one class, in the order of the images."""
+    places = {image.id: i for i, image in enumerate(images)}
+    paths = {image.path: i for i, image in enumerate(images)}
+    labels: dict[int, int] = {}
     for number, fields in read_lines(file):
-        if len(fields) != 2 or fields[1] not in _LABELS:
+        if len(fields) < 2 or fields[-1] not in _LABELS:
             raise DataError(
                 f"{file}, line {number}: expected 'id label' with a label of -1, 0 "
                 f"or 1, found {' '.join(fields)[:200]!a}"
             )
-        label = _LABELS[fields[1]]
-        if labels.setdefault(fields[0], label) != label:
+        name, label = " ".join(fields[:-1]), _LABELS[fields[-1]]
+        place = places.get(name)
+        if place is None:
+            found = finder(name)
+            place = paths.get(found.path) if found else None
+        if place is None:  # an image of another split
+            continue
+        if labels.setdefault(place, label) != label:
             raise DataError(
                 f"{file}, line {number}: expected one label for an image, found "
-                f"another for '{fields[0]}'"
+                f"another for '{name}'"
             )
-    missing = [i for i in ids if i not in labels]
+    missing = [image.id for i, image in enumerate(images) if i not in labels]
     if missing:
         raise DataError(
-            f"{file}: expected a label for each of {len(ids)} images, found none for "
-            f"{len(missing)} of them, the first '{missing[0]}'"
+            f"{file}: expected a label for each of {len(images)} images, found none "
+            f"for {len(missing)} of them, the first '{missing[0]}'"
         )
-    return np.array([labels[i] for i in ids], dtype=np.int8)
+    return np.array([labels[i] for i in range(len(images))], dtype=np.int8)

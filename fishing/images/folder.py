@@ -1,69 +1,123 @@
-"""Plain folders of images, with or without list files ``<split>.txt``."""
+"""Plain folders of images, which may be sorted into folders of classes.
+
+In ``train/cat/a/1.jpg``, ``train`` is the split and ``cat`` the class; a folder of
+class folders without splits is the split ``all``.
+"""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import logging
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fishing.errors import DataError
+from fishing.images.find import IMAGE_SUFFIXES, is_image_name
 from fishing.images.image_list import ImageList
-from fishing.images.list_files import check_classes, check_ids, read_lines
+from fishing.images.list_files import check_classes
+from fishing.images.names import MAX_CLASSES, as_id, is_class_name, why_no_id
+from fishing.images.walk import Walked, walk
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+_log = logging.getLogger(__name__)
+
 WHOLE_FOLDER = "all"  # the name of the split that holds all images of a folder
-
-
-def read_listed_split(folder: Path, split: str) -> ImageList:
-    """Read a list file with lines ``id`` or ``id label...``."""
-    file = folder / f"{split}.txt"
-    entries = [(fields[0], fields[1:]) for _, fields in read_lines(file)]
-    ids = [image_id for image_id, _ in entries]
-    check_ids(ids, file)
-    classes = sorted({label for _, labels in entries for label in labels})
-    check_classes(classes, len(ids), file)
-    matrix = np.full((len(ids), len(classes)), -1, np.int8)
-    column = {name: j for j, name in enumerate(classes)}
-    for i, (_, labels) in enumerate(entries):
-        matrix[i, [column[label] for label in labels]] = 1
-    return ImageList(
-        split=split,
-        image_id=tuple(ids),
-        path=tuple(find_folder_image(folder, i) for i in ids),
-        classes=tuple(classes),
-        labels=matrix if classes else None,
+# If all folders have such names, they are splits and not classes.
+_SPLITS = frozenset(
+    (
+        *("train", "training", "trainval", "val", "valid", "validation", "dev"),
+        *("test", "testing", "eval"),
     )
+)
 
 
 def read_whole_folder(folder: Path) -> ImageList:
-    """List all images of a folder and of its subfolders, sorted by path."""
-    paths = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-    )
-    if not paths:
+    """List all images of a folder as one split.
+
+    If all of them lie in two subfolders or more, these are classes.
+    """
+    found = walk(folder)
+    classes = _class_folders(found.images)
+    if classes and {name.lower() for name in classes} <= _SPLITS:
+        _log.info(
+            "'%s' has the splits %s; all images are taken as one, without labels; "
+            "--split takes one with its labels",
+            *(folder, " ".join(classes)),
+        )
+        classes = ()
+    elif not 2 <= len(classes) <= MAX_CLASSES:
+        classes = ()
+    return _as_list(folder, WHOLE_FOLDER, found, classes, "")
+
+
+def read_split_folder(folder: Path, split: str) -> ImageList:
+    """List all images of the subfolder of a split, whose subfolders are classes."""
+    found = walk(folder / split)
+    return _as_list(folder, split, found, _class_folders(found.images), f"{split}/")
+
+
+def _class_folders(images: Sequence[str]) -> tuple[str, ...]:
+    """Name the folders that images are sorted into; none if one is in no folder."""
+    if any("/" not in name for name in images):
+        return ()
+    return tuple(sorted({name.partition("/")[0] for name in images}))
+
+
+def _as_list(
+    folder: Path, split: str, found: Walked, classes: Sequence[str], prefix: str
+) -> ImageList:
+    """Give everything that was found an id, a path, labels, and why it fails."""
+    names = sorted({*found.images, *found.failed}, key=lambda n: PurePosixPath(n).parts)
+    if not names:
         raise DataError(
             f"expected images ({' '.join(IMAGE_SUFFIXES)}) or ImageSets/Main in "
-            f"'{folder}', found neither"
+            f"'{folder / prefix}', found neither{_others(found)}"
         )
-    ids = [p.relative_to(folder).as_posix() for p in paths]
-    check_ids(ids, folder)
-    return ImageList(split=WHOLE_FOLDER, image_id=tuple(ids), path=tuple(paths))
+    ids: dict[str, None] = {}
+    failed = {}
+    for place, name in enumerate(names):
+        reason = found.failed.get(name) or why_no_id(prefix + name)
+        if classes and not is_class_name(name.partition("/")[0]):
+            reason = reason or "its folder's name cannot be that of a class; rename it"
+        if reason:
+            failed[place] = reason
+        image_id = as_id(prefix + name)
+        while image_id in ids:  # what was escaped may be the name of another file
+            image_id += "~"
+        ids[image_id] = None
+    classes = tuple(filter(is_class_name, classes))
+    check_classes(classes, len(names), folder)
+    if classes:
+        _log.info(
+            "split '%s': the folders of %s are its %d classes",
+            *(split, " ".join(classes[:8]), len(classes)),
+        )
+    return ImageList(
+        split=split,
+        image_id=tuple(ids),
+        path=tuple(folder / (prefix + name) for name in names),
+        classes=classes,
+        labels=_labels(names, classes) if classes else None,
+        failed=failed,
+        left_alone=dict(found.left_alone),
+    )
 
 
-def find_folder_image(folder: Path, image_id: str) -> Path:
-    """Find the file of an id, which may lack its suffix.
+def _labels(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int8]:
+    """Label images by their folders; what is no image counts in no class."""
+    column = {name: j for j, name in enumerate(classes)}
+    labels = np.full((len(names), len(classes)), -1, np.int8)
+    for i, name in enumerate(names):
+        class_name, below, _ = name.partition("/")
+        if not is_image_name(name):
+            labels[i] = 0
+        elif below and class_name in column:
+            labels[i, column[class_name]] = 1
+    return labels
 
-    The path that is returned need not exist; reading it then names the error.
-    """
-    exact = folder / image_id
-    if exact.suffix.lower() in IMAGE_SUFFIXES:
-        return exact
-    for suffix in IMAGE_SUFFIXES:
-        for spelling in (suffix, suffix.upper()):
-            candidate = folder / f"{image_id}{spelling}"
-            if os.path.isfile(candidate):  # False where the name is too long
-                return candidate
-    return folder / f"{image_id}{IMAGE_SUFFIXES[0]}"
+
+def _others(found: Walked) -> str:
+    """Say what a folder has in place of images."""
+    suffixes = " ".join(suffix for suffix, _ in found.left_alone.most_common(5))
+    return f"; its files are of other kinds ({suffixes})" if suffixes else ""

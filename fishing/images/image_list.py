@@ -1,20 +1,15 @@
-"""The images of one split, and the names that splits and classes may have."""
+"""The images of one split, their labels, and those that cannot be read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-MAX_CLASSES = 4000  # more names might not fit into an attribute of HDF5
-MAX_CLASS_BYTES = 200  # the name of a class becomes part of a file name
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,13 @@ class ImageList:
     labels : ndarray of int8, shape (n, n_classes), or None
         1 for a positive, -1 for a negative, 0 for difficult (neither).
     devkit : str
-        Name of the devkit, such as ``VOC2007``, if the folder has one; else empty.
+        Name of the devkit, such as ``VOC2007``, if its year is known; else empty.
+    failed : mapping of int to str
+        By their places in the list, images of which it is known before they are read
+        that they cannot be, with the reasons. A folder that cannot be entered counts as
+        such an image.
+    left_alone : mapping of str to int
+        How many files of the folder are no images, by their suffixes.
     """
 
     split: str
@@ -42,6 +43,8 @@ class ImageList:
     classes: tuple[str, ...] = ()
     labels: NDArray[np.int8] | None = None
     devkit: str = ""
+    failed: Mapping[int, str] = field(default_factory=dict)
+    left_alone: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -53,42 +56,3 @@ class ImageList:
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).tobytes())
         return digest.hexdigest()
-
-
-def is_split_name(name: str) -> bool:
-    """Tell whether a split may have this name."""
-    return _SPLIT_NAME.fullmatch(name) is not None
-
-
-def check_class_names(classes: Sequence[str], where: object) -> None:
-    """Check that files can be named after all classes.
-
-    Parameters
-    ----------
-    classes : sequence of str
-    where : object
-        The file or split that names them, for the message.
-
-    Raises
-    ------
-    ValueError
-        If there are too many classes, or a name is unsuitable or occurs twice.
-    """
-    if len(classes) > MAX_CLASSES:
-        raise ValueError(
-            f"{where}: expected lines 'id label...' with at most {MAX_CLASSES} "
-            f"classes, found {len(classes)}"
-        )
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"{where}: expected each class once, found one twice")
-    for name in classes:
-        if (
-            not name
-            or not name.isprintable()
-            or "/" in name
-            or len(name.encode()) > MAX_CLASS_BYTES
-        ):
-            raise ValueError(
-                f"{where}: expected names of classes without '/', of 1 to "
-                f"{MAX_CLASS_BYTES} bytes, found {name[:300]!a}"
-            )

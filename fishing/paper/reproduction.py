@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from fishing.errors import DataError, EvaluationError
 from fishing.evaluate import evaluate, read_record, write_results
 from fishing.extract import extract
 from fishing.files import write_whole
-from fishing.images import ImageList, read_splits
+from fishing.images import FIRST_AREA_YEAR, ImageList, read_splits, year_of_devkit
 from fishing.kernels import available_features, choose_features, parse_feature
 from fishing.nets import fetch_weights
 from fishing.paper.submission import write_submission
@@ -160,9 +161,9 @@ def _find_data_sets(data: Path, years: Sequence[int]) -> list[_DataSet]:
 
 def _read_data_set(folder: Path) -> _DataSet:
     """Read the splits that the protocol uses."""
-    name = folder.resolve().name
-    year = re.fullmatch(r"VOC(\d{4})", name)
-    if year is None or int(year[1]) < 2010:
+    names = (Path(os.path.abspath(folder)).name, folder.resolve().name)
+    name = next((n for n in names if re.fullmatch(r"VOC\d{4}", n)), names[1])
+    if year_of_devkit(folder) < FIRST_AREA_YEAR:
         train, test = read_splits(folder, ["trainval", "test"])
         return _DataSet(name, train, test)
     train, test = read_splits(folder, ["train", "val"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fishing.images import check_class_names, is_split_name
+from fishing.images import check_class_names, is_name, is_split_name
 from fishing.store.format import SAME_WIDTH
 from fishing.store.split import Split
 
@@ -24,10 +24,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if key == "preprocess" or isinstance(value, dict):
             fits = isinstance(value, dict) and _is_shallow(value)
         elif isinstance(value, str):
-            fits = value.isprintable()
+            fits = is_name(value)
         else:
             fits = isinstance(value, (bool, int, float)) and math.isfinite(value)
-        if not fits or not key.isprintable():
+        if not fits or not is_name(key):
             raise ValueError(f"a {key!a} of {str(value)[:100]!a}")
 
 
@@ -62,7 +62,7 @@ def check_split(name: str, split: Split) -> None:
     if len(set(ids)) < len(ids):
         raise ValueError(f"an id that occurs twice in {name}")
     for text in (*ids, split.devkit, split.list_sha256):
-        if not text.isprintable():
+        if not is_name(text):
             raise ValueError(f"{text[:100]!a} in {name}")
     check_class_names(split.classes, name)
     for labels in (split.labels, split.failed_labels):

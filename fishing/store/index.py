@@ -25,7 +25,7 @@ import numpy as np
 
 from fishing.errors import StoreError, one_line
 from fishing.files import write_all
-from fishing.images.image_list import MAX_CLASSES
+from fishing.images import MAX_CLASSES
 from fishing.store.checks import check_names
 from fishing.store.format import DATASETS, FORMAT, FORMAT_VERSION
 from fishing.store.hdf5_streams import Input

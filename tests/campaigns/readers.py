@@ -20,7 +20,7 @@ from fishing.backends.onnx import OnnxBackend
 from fishing.backends.openvino import OpenvinoBackend
 from fishing.errors import NetError, StoreError
 from fishing.evaluate import evaluate, format_table, read_results, write_results
-from fishing.images import ImageList, Preprocess, read_splits
+from fishing.images import ImageList, Preprocess, is_name, read_splits
 from fishing.kernels import Kernels
 from fishing.nets import (
     BLOBS,
@@ -403,7 +403,7 @@ class Lists(Reader):
                 assert images.labels.shape == (len(images), len(images.classes))
                 assert set(np.unique(images.labels)) <= {-1, 0, 1}
             for text in (*images.image_id, *images.classes):
-                assert text.isprintable()
+                assert is_name(text)
         if refused:
             raise refused
 

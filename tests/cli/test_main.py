@@ -84,7 +84,7 @@ def test_info_verifies(features: Path, tmp_path: Path) -> None:
 def test_evaluate(features: Path, tmp_path: Path) -> None:
     result = _run("evaluate", features, "--output", tmp_path / "r")
     assert result.exit_code == 0, result.output
-    assert "trainval to test, protocol voc2007, C = 1" in result.output
+    assert "trainval to test, protocol voc2007, C = 1; at 11 points" in result.output
     rows = [line.split()[0] for line in result.output.splitlines()[2:-1]]
     assert rows == list(FEATURES)
     record = json.loads((tmp_path / "r" / "results.json").read_text())
@@ -108,7 +108,10 @@ def test_extract_json_of_a_folder(devkit: Path, tmp_path: Path) -> None:
     for was_there in (False, True):
         record = json.loads(_run(*command).stdout)
         assert record["splits"] == [
-            {"split": "all", "n_images": 40, "n_failed": 0, "was_there": was_there}
+            {
+                **{"split": "all", "n_images": 40, "n_failed": 0, "n_damaged": 0},
+                **{"was_there": was_there, "left_alone": {}},
+            }
         ]
 
 

@@ -83,8 +83,6 @@ def test_a_split_without_label_files(tmp_path: Path) -> None:
         ({"val": "a\nb\n", "cat_val": "a 1\n"}, "none for 1 of them, the first 'b'"),
         ({"val": "a\n", "cat_val": "a 2\n"}, "line 1: expected 'id label'"),
         ({"val": "a\nb\n", "cat_val": "a 1\nb\n"}, "line 2: expected 'id label'"),
-        ({"val": "a\x7f\n"}, "printable ids"),
-        ({"val": "a\na\n"}, "'a' twice"),
         ({"val": "../a\n"}, "below the folder"),
         ({"val": "/etc/passwd\n"}, "below the folder"),
         ({"val": "\n"}, "found no line"),
@@ -106,8 +104,9 @@ def test_binary_list(tmp_path: Path) -> None:
 
 def test_split_names(tmp_path: Path) -> None:
     folder = _devkit(tmp_path, val="a\n")
-    with pytest.raises(DataError, match="of at most 100 letters"):
-        read_splits(folder, ["../val"])
+    for name in ("../val", "", ".hidden", "-x", "a\nb", "x" * 101, "\udce9"):
+        with pytest.raises(DataError, match="of a split, of at most 100 bytes"):
+            read_splits(folder, [name])
     with pytest.raises(DataError, match="expected each split once"):
         read_splits(folder, ["val", "val"])
     with pytest.raises(DataError, match="found none; name one, such"):
@@ -178,12 +177,6 @@ def test_suffixes_in_capitals(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("one\n")
     (images,) = read_splits(tmp_path, ["mine"])
     assert images.path[0] == tmp_path / "one.JPG"
-
-
-def test_names_that_are_no_text(tmp_path: Path) -> None:
-    (tmp_path / "bad\udcff.jpg").touch()
-    with pytest.raises(DataError, match=r"found 'bad\\udcff.jpg'"):
-        read_splits(tmp_path, [])
 
 
 @pytest.mark.parametrize("name", ["a/b", "x" * 201, "tab\x7f"])

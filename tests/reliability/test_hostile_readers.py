@@ -16,7 +16,7 @@ import pytest
 from campaigns.readers import Graph
 from fishing.backends import open_backend
 from fishing.errors import DataError, ImageError, NetError, StoreError
-from fishing.images import read_image, read_splits
+from fishing.images import find_image, read_image, read_splits
 from fishing.nets import fetch_weights, load_net, read_net, read_weights
 from fishing.nets.caffe_files import MAX_NET_BYTES
 from fishing.store import describe
@@ -157,28 +157,38 @@ def test_graphs(net: Path, backend: str, old: str, new: str, message: str) -> No
         tracemalloc.stop()
 
 
+def _listed(folder: Path, is_devkit: bool, *names: str) -> Path:
+    main = folder / "ImageSets" / "Main" if is_devkit else folder
+    main.mkdir(parents=True, exist_ok=True)
+    (main / "t.txt").write_text("".join(f"{name}\n" for name in names))
+    return folder
+
+
 @pytest.mark.parametrize(
     "image_id",
-    [
-        "../a",
-        "a/../../b",
-        "/etc/passwd",
-        "..",
-        ".",
-        "/",
-        "x" * 1001,
-        "a\x1b[2J",
-        "a\0b",
-    ],
+    ["../a", "a/../../b", "/etc/passwd", "..", ".", "/", "..\\a", "a\\..\\..\\b"],
 )
 @pytest.mark.parametrize("is_devkit", [True, False])
 def test_ids_that_lead_elsewhere(tmp_path: Path, image_id: str, is_devkit) -> None:
-    main = tmp_path / "ImageSets" / "Main" if is_devkit else tmp_path
-    main.mkdir(parents=True, exist_ok=True)
-    (main / "t.txt").write_text(f"good\n{image_id}\n")
-    with pytest.raises(DataError, match="expected printable ids below the folder") as e:
+    _listed(tmp_path, is_devkit, "good", image_id)
+    with pytest.raises(DataError, match="line 2: expected the path of an image below"):
         read_splits(tmp_path, ["t"])
-    assert str(e.value).isprintable()
+    with pytest.raises(DataError, match="expected the id of an image below"):
+        find_image(tmp_path, image_id)
+
+
+@pytest.mark.parametrize(
+    "image_id", ["x" * 1001, "a\x1b[2J", "a\0b", "a\x85", "a\u2028b"]
+)
+@pytest.mark.parametrize("is_devkit", [True, False])
+def test_names_that_cannot_be_ids(tmp_path: Path, image_id: str, is_devkit) -> None:
+    """One odd name costs one image; the others of the list are read."""
+    (images,) = read_splits(_listed(tmp_path, is_devkit, "a", image_id, "b"), ["t"])
+    assert images.image_id[::2] == ("a", "b")
+    assert list(images.failed) == [1]
+    assert "rename it" in images.failed[1]
+    assert images.image_id[1].isprintable()
+    assert len(images.image_id[1].encode()) <= 1000
 
 
 def test_features_that_are_a_pipe(tmp_path: Path) -> None:

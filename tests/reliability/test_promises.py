@@ -290,6 +290,7 @@ def _zoo(folder: Path) -> tuple[dict[str, str], dict[str, NDArray[np.uint8]]]:
     jpeg = _encoded(picture, "jpeg", quality=98)
     bad = {
         "cut.jpg": (jpeg[:-300], "truncated JPEG: no end-of-image marker"),
+        "short.jpg": (jpeg[:-300] + b"\xff\xd9", "truncated JPEG: its data end"),
         "cut.png": (_encoded(picture, "png")[:-900], "truncated PNG"),
         "text.jpg": (b"no image at all\n" * 9, "not an image"),
         "empty.png": (b"", "empty file"),
@@ -353,7 +354,8 @@ def test_the_zoo(tmp_path: Path, backend: str) -> None:
             assert reason.startswith(failed[name]), (name, reason)
             lines = [line for line in done.stderr.splitlines() if f"/{name}:" in line]
             assert len(lines) == 1, done.stderr
-        assert done.stderr.count("\n") == 1 + len(failed), done.stderr
+        # One line names the backend, one the picture of 16 bits.
+        assert done.stderr.count("\n") == 2 + len(failed), done.stderr
         found = split.blobs["forward/x6"][:]
     paths = [folder / f"{name}.png" for name in split.image_id]
     alone = [blobs["forward/x6"][0] for blobs in _alone(spec, backend, paths)]
