@@ -57,7 +57,7 @@ def check_input(layers: Sequence[Any], size: int) -> None:
     if len(tops) != 1 or len(shapes) != 1 or shapes[0][1:] != [3, size, size]:
         raise NetError(
             f"expected one input of shape (N, 3, {size}, {size}), "
-            f"found {dict(zip(tops, shapes, strict=False))}"
+            f"found {dict(zip(tops, shapes, strict=False)) or 'no layer of type Input'}"
         )
 
 

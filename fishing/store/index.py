@@ -135,7 +135,7 @@ def _opened(source: Input) -> Iterator[h5py.File]:
     except _ERRORS as error:
         raise StoreError(
             f"expected an HDF5 file, found {one_line(error)}; name a file that "
-            "`fishing extract` made, or extract it anew with --overwrite"
+            "`fishing extract` made, or take a copy of it"
         ) from None
     try:
         with file:

@@ -20,6 +20,8 @@ from fishing.store import FeaturesFile, describe, index_process, load, verify
 from fishing.store.values import OpenFile
 
 BLOB = "forward/x7"
+# This may happen to a good file; no one should be told to overwrite it.
+_NOT_THE_FILE = r"found that this did not end within 0.5 s; the file may be whole: [^-]+$"
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch, path: Path) 
     endless = tmp_path / "damaged.h5"
     endless.write_bytes(gzip.decompress(damaged.read_bytes()))
     for ask in (describe, verify):
-        with pytest.raises(StoreError, match="HDF5 does not come to an end; extract"):
+        with pytest.raises(StoreError, match="HDF5 does not come to an end within 0 s"):
             ask(endless)
     monkeypatch.undo()
     describe(path)
@@ -70,7 +72,7 @@ def test_a_process_that_waits_for_ever_is_ended(
     monkeypatch.setattr(index_process, "WALL_SECONDS", 0.5)
     _runs(monkeypatch, "import os, time; os.write({pipe}, b'x'); time.sleep(99)")
     start = time.monotonic()
-    with pytest.raises(StoreError, match="HDF5 does not come to an end; extract"):
+    with pytest.raises(StoreError, match=_NOT_THE_FILE):
         ask(path)
     assert time.monotonic() - start < 30
 
@@ -78,7 +80,7 @@ def test_a_process_that_waits_for_ever_is_ended(
 def test_a_process_that_hangs_up_and_stays_is_ended(path: Path, monkeypatch) -> None:
     monkeypatch.setattr(index_process, "WALL_SECONDS", 0.5)
     _runs(monkeypatch, "import os, time; os.close({pipe}); time.sleep(99)")
-    with pytest.raises(StoreError, match="HDF5 does not come to an end; extract"):
+    with pytest.raises(StoreError, match=_NOT_THE_FILE):
         describe(path)
 
 
@@ -181,7 +183,7 @@ def test_an_answer_of_any_length_is_not_kept(path: Path, monkeypatch) -> None:
     _runs(
         monkeypatch, "import os; [os.write({pipe}, bytes(2**16)) for _ in iter(int, 1)]"
     )
-    with pytest.raises(StoreError, match="HDF5 does not come to an end"):
+    with pytest.raises(StoreError, match="HDF5 gives no proper answer"):
         describe(path)
 
 
