@@ -41,6 +41,7 @@ setup(
         "scikit-learn>=1.6",
         "scipy>=1.10",
         "tabulate>=0.9",
+        "threadpoolctl>=3.1",
         "tomli>=2.0; python_version < '3.11'",
         "tqdm>=4.66",
     ],

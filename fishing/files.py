@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import itertools
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.partial")
 _BLOCK = 2**20  # bytes
+_MOST_ATTEMPTS = 20  # to open a lock that its holder has not removed meanwhile
 
 
 @contextmanager
@@ -75,7 +75,8 @@ def sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:  # a folder that may be written and not read
-        return _weaker("opening folders to sync them", _POWER_CUT, folder)
+        _weaker("opening folders to sync them", _POWER_CUT, folder)
+        return
     try:
         _sync(descriptor, folder)
     finally:
@@ -100,6 +101,7 @@ def _sync(descriptor: int, path: Path) -> None:
 
 
 _POWER_CUT = "a power cut may lose files that were finished"
+_NO_LOCK = "nothing keeps a second run from writing to the same output"
 _warned: set[tuple[str, str]] = set()
 
 
@@ -126,7 +128,9 @@ def lock(path: Path, when_held: Callable[[str], None]) -> IO[str]:
     host``. It may raise; if it returns, the call waits for the lock. Where the file
     system offers no locks, a warning says so, and the call goes on without one.
     """
-    for attempt in itertools.count():
+    attempt = 0
+    while True:
+        attempt += 1
         with not_offered("appending to files", path):
             file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - stays open
         try:
@@ -155,10 +159,6 @@ def lock(path: Path, when_held: Callable[[str], None]) -> IO[str]:
             raise
         file.close()
         path.parent.mkdir(exist_ok=True)
-
-
-_NO_LOCK = "nothing keeps a second run from writing to the same output"
-_MOST_ATTEMPTS = 20
 
 
 def _no_link(path: str, flags: int) -> int:

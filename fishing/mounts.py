@@ -12,10 +12,39 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 _ALWAYS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENODEV}
 #: What the system answers if a file system lacks fsync or locks.
 NOT_OFFERED = {*_ALWAYS, errno.ENOLCK, errno.EBADF, errno.EISDIR, errno.EPERM}
+
+
+class Mount(NamedTuple):
+    """A file system in the tree of folders."""
+
+    kind: str  # such as ext4
+    top: str  # the part of the file system that is there
+    folder: str  # where it is
+    options: str  # those of the file system, with commas
+
+
+def read_mounts(root: Path = Path("/")) -> Iterator[Mount]:
+    """List all mounts that this process sees; none if the system does not say."""
+    try:
+        text = (root / "proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, others = before.split(" "), after.split(" ")
+        if len(fields) > 4:
+            top, folder = (_unescaped(field) for field in fields[3:5])
+            yield Mount(others[0], top, folder, others[-1])
+
+
+def _unescaped(text: str) -> str:
+    """Undo octal escapes: a space is written as a backslash and 040."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 @contextmanager
@@ -42,17 +71,12 @@ not supported); choose a folder on another one
 
 def file_system(path: Path) -> str:
     """Describe where a file lies: ``the file system cifs at /mnt/share``."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    real, best, kind = os.path.realpath(path), "", ""
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        mount = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), before.split()[4])
-        is_above = real == mount or real.startswith(mount.rstrip("/") + "/")
-        if is_above and len(mount) >= len(best):
-            best, kind = mount, after.split()[0]
-    if not best:
+    real, found = os.path.realpath(path), None
+    for mount in read_mounts():
+        is_above = f"{real}/".startswith(mount.folder.rstrip("/") + "/")
+        # Of two mounts on one folder, the later one counts.
+        if is_above and (not found or len(mount.folder) >= len(found.folder)):
+            found = mount
+    if found is None:
         return f"the file system of {path}"
-    return f"the file system {kind} at {best}"
+    return f"the file system {found.kind} at {found.folder}"

@@ -11,9 +11,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fishing.errors import FishingError
 from fishing.quotas import quota_cores
 
 T = TypeVar("T")
@@ -41,7 +43,7 @@ def use_threads(n: int | None) -> None:
     """
     global _chosen
     if n is not None and n < 1:
-        raise ValueError(f"expected 1 thread or more, found {n}")
+        raise FishingError(f"expected 1 thread or more, found {n}")
     _chosen = n
 
 
@@ -95,7 +97,7 @@ def in_threads(work: Callable[[T], object], items: Iterable[T]) -> None:
 
 
 _blas_lock = threading.Lock()
-_blas_users: list[Any] = []  # who is inside `blas_threads`; the first one's limits
+_blas_users: list[Any] = []  # who is in `blas_threads`: the limits, then None for each
 
 
 @contextmanager
@@ -105,23 +107,55 @@ def blas_threads() -> Iterator[None]:
     BLAS itself heeds no quota. If several threads are in such a block, the limits end
     with the last one.
     """
-    from threadpoolctl import ThreadpoolController
-
     with _blas_lock:
+        limits = None
         if not _blas_users:
-            blas = ThreadpoolController().select(user_api="blas")
+            blas = _loaded_blas(len(sys.modules))
             # A user may have set less, by OPENBLAS_NUM_THREADS and the like.
             now = [one["num_threads"] for one in blas.info()] if not _chosen else []
-            _blas_users.append(blas.limit(limits=min([usable_cores(), *now])))
-        else:
-            _blas_users.append(None)
+            _let_any_thread_set_limits()
+            limits = blas.limit(limits=min([usable_cores(), *now]))
+        _blas_users.append(limits)
     try:
         yield
     finally:
         with _blas_lock:
-            if len(_blas_users) == 1:
-                _blas_users[0].restore_original_limits()
+            limits = _blas_users[0] if len(_blas_users) == 1 else None
             _blas_users.pop()
+            if limits is not None:
+                _let_any_thread_set_limits()
+                limits.restore_original_limits()
+                _let_any_thread_set_limits()
+
+
+def _let_any_thread_set_limits() -> None:
+    """Undo that newer versions of threadpoolctl listen to the first thread alone."""
+    import threadpoolctl
+
+    kind: Any = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(kind, "clear_controlling_thread"):
+        kind.clear_controlling_thread(force=True)
+
+
+@lru_cache(maxsize=1)
+def _loaded_blas(n_modules: int) -> Any:
+    """Find the BLAS libraries, which takes milliseconds; they come with modules."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+@contextmanager
+def opencv_threads(n: int) -> Iterator[None]:
+    """Let OpenCV use so many threads within one call, for calls in the block."""
+    import cv2  # here, because few commands need it
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(n)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def thread_environment(n: int) -> dict[str, str]:
@@ -144,7 +178,7 @@ def open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             mode = "r" if number == 0 else "w"
-            setattr(sys, name, open(number, mode, closefd=False))
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def start_python(

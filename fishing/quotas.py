@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+
+from fishing.mounts import Mount, read_mounts
 
 # Where systemd and containers mount the groups, if mountinfo does not say it.
 _USUAL = {"cgroup2": "sys/fs/cgroup", "cgroup": "sys/fs/cgroup/cpu"}
@@ -42,13 +43,17 @@ def _groups(root: Path) -> Iterator[Path]:
             paths["cgroup2"] = path
         elif "cpu" in controllers.split(","):
             paths["cgroup"] = path
-    mounts = list(_mounts(root))
+    mounts = [
+        mount
+        for mount in read_mounts(root)
+        if mount.kind == "cgroup2" or "cpu" in mount.options.split(",")
+    ]
     for kind, usual in _USUAL.items():
-        here = [m for m in mounts if m[0] == kind] or [(kind, "/", f"/{usual}")]
-        for _, top, folder in here:
-            below = _below(paths[kind], top)
+        here = [m for m in mounts if m.kind == kind] or [Mount(kind, "/", usual, "")]
+        for mount in here:
+            below = _below(paths[kind], mount.top)
             for part in (below, *below.parents):
-                yield root / folder.lstrip("/") / part
+                yield root / mount.folder.lstrip("/") / part
 
 
 def _below(path: str, top: str) -> PurePosixPath:
@@ -58,17 +63,6 @@ def _below(path: str, top: str) -> PurePosixPath:
         if ".." not in below.parts:
             return below
     return PurePosixPath()  # in a namespace of its own, the group is the mount
-
-
-def _mounts(root: Path) -> Iterator[tuple[str, str, str]]:
-    """List the mounts with processor quotas: version, group and folder."""
-    for line in _read(root / "proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        fields, kind = before.split(" "), after.split(" ")
-        if len(fields) < 5 or kind[0] not in _USUAL:
-            continue
-        if kind[0] == "cgroup2" or "cpu" in kind[-1].split(","):
-            yield kind[0], _unescaped(fields[3]), _unescaped(fields[4])
 
 
 def _shares(folder: Path) -> Iterator[float]:
@@ -88,8 +82,3 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
-
-
-def _unescaped(text: str) -> str:
-    """Undo mountinfo's octal escapes, such as ``\\040`` for a space."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

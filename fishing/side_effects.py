@@ -54,6 +54,8 @@ def _matplotlib_folders() -> list[str]:
     """Name the folders in which Matplotlib keeps settings and the list of fonts."""
     places = (("XDG_CONFIG_HOME", "~/.config"), ("XDG_CACHE_HOME", "~/.cache"))
     return [
-        os.path.join(os.environ.get(variable) or os.path.expanduser(usual), "matplotlib")
+        os.path.join(
+            os.environ.get(variable) or os.path.expanduser(usual), "matplotlib"
+        )
         for variable, usual in places
     ]

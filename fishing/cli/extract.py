@@ -31,6 +31,7 @@ from fishing.cli.progress import ProgressBar
     "--overwrite", is_flag=True, help="Replace an existing file and start anew."
 )
 @click.option("--strict", is_flag=True, help="Stop at the first unreadable image.")
+@options.threads
 @options.as_json
 def extract(
     net: str,

@@ -13,6 +13,7 @@ from fishing.backends import check_run, choose_backend, open_backend
 from fishing.errors import DataError, ImageError
 from fishing.images import Preprocess
 from fishing.nets import check_weights, weights_path
+from fishing.processes import opencv_threads, usable_cores
 from fishing.store import ExtractionSettings
 
 
@@ -62,7 +63,7 @@ def compute_blobs(
         device=device,
         tf32=settings.tf32,
     )
-    with closing(net):
+    with closing(net), opencv_threads(usable_cores()):
         parts = [
             net.run(np.stack([_input(preprocess, i) for i in images[j:][:batch_size]]))
             for j in range(0, len(images), batch_size)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fishing.backends import Backend, check_run, choose_backend, open_backend, run_ahead
 from fishing.errors import BackendError, DataError, ImageError
 from fishing.images import ImageList, Preprocess
-from fishing.processes import usable_cores
+from fishing.processes import opencv_threads, usable_cores
 from fishing.progress import Progress, silent
 from fishing.store import ExtractionSettings, FeaturesWriter
 
@@ -195,10 +195,11 @@ def _read_ahead(
         while waiting:
             yield _result(waiting.popleft())
 
-    try:
-        yield in_order()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with opencv_threads(1):  # the threads of the pool are enough
+        try:
+            yield in_order()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _result(future: Future[NDArray[np.float32]]) -> NDArray[np.float32] | ImageError:

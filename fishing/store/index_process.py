@@ -27,7 +27,10 @@ CPU_SECONDS = 30
 WALL_SECONDS = 300
 # The signals of a program that goes wrong; others come from outside, as SIGKILL does if
 # memory runs out.
-_CRASHES = {getattr(signal, f"SIG{name}") for name in "SEGV ABRT BUS FPE ILL".split()}
+_NAMES = ("SEGV", "ABRT", "BUS", "FPE", "ILL")
+_CRASHES = {
+    getattr(signal, f"SIG{name}") for name in ["SEGV", "ABRT", "BUS", "FPE", "ILL"]
+}
 _MAX_ANSWER = 2**26  # bytes; enough for a million chunks
 _START = (
     "from fishing.store import index; "
@@ -77,7 +80,7 @@ def ask(task: str, file: OpenFile) -> dict[str, Any]:
 
 
 def _not_the_file(file: OpenFile, found: str) -> StoreError:
-    """Say that the process was ended, by us or others, which tells nothing of a file."""
+    """Say that the process was ended, which tells nothing of the file."""
     return StoreError(
         f"{file.path}: expected a process to read it, found that this {found}; the "
         "file may be whole: free processors and memory, and run the same command again"

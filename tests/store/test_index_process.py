@@ -21,7 +21,7 @@ from fishing.store.values import OpenFile
 
 BLOB = "forward/x7"
 # This may happen to a good file; no one should be told to overwrite it.
-_NOT_THE_FILE = r"found that this did not end within 0.5 s; the file may be whole: [^-]+$"
+_NOT_THE_FILE = r"did not end within 0.5 s; the file may be whole: [^-]+$"
 
 
 @pytest.fixture
