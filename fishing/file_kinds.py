@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 _HEAD = 1024  # bytes
+_SOLVER = rb"solver_mode|net|train_net|base_lr|test_iter|lr_policy"
 _KINDS = {
     rb"version https?://(git-lfs|hawser)": "a Git LFS pointer in place of the file; "
     "run `git lfs pull` in its repository",
@@ -20,8 +21,9 @@ _KINDS = {
     rb"\x89HDF": "an HDF5 file",
     rb"\x80[\x02-\x05]": "a pickle of Python's; convert it",
     rb".{8}\{\"": "weights in safetensors' format; convert them",
-    rb"\s*(solver_mode|net|train_net|base_lr|test_iter|lr_policy)\s*:": "a solver, "
-    "which trains a net; name the net's deploy.prototxt",
+    rb"(\s|#[^\n]*\n)*("
+    + _SOLVER
+    + rb")\s*:": "a solver, which trains a net; name the net's deploy.prototxt",
 }
 
 

@@ -81,16 +81,17 @@ def fetch_weights(
             f"expected a sha256 in {spec.folder / 'net.toml'} to check the weights "
             f"with, found none; add it, or put the weights at {beside}"
         )
+    # No lock is needed here; the folder may be a shared one that cannot be written.
+    target = cached_weights(spec)
+    if target.is_file() and not _fault(spec, target):
+        return target
     sources = weights.sources if source is None else (source,)
     if not sources:
         raise NetError(
             f"expected sources in {spec.folder / 'net.toml'}, found none; run "
             "`fishing fetch` with --from URL-or-path"
         )
-    target, reasons = cached_weights(spec), []
-    # No lock is needed here; the folder may be a shared one that cannot be written.
-    if target.is_file() and not _fault(spec, target):
-        return target
+    reasons = []
     with _locked(target):
         if target.is_file() and not _fault(spec, target):
             return target

@@ -325,3 +325,47 @@ def test_too_little_memory_is_an_error(
     )
     with pytest.raises(StoreError, match=r"f\.h5: expected to read it within the mem"):
         ask(path)
+
+
+@pytest.mark.parametrize("ask", [describe, verify])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSYS, 1])
+def test_a_process_that_others_end_tells_nothing_of_the_file(
+    ask: Callable[[Path], Any], number: int, path: Path, monkeypatch
+) -> None:
+    """As the system does if memory runs out: nobody is told to overwrite the file."""
+    for start in ("", "os.write({pipe}, b'\\n'); "):
+        work = f"import os; {start}os.kill(os.getpid(), {int(number)})"
+        _runs(monkeypatch, f"{work} # {{pipe}}")
+        said = f"was ended by signal {int(number)}; the file may be whole"
+        with pytest.raises(StoreError, match=said) as caught:
+            ask(path)
+        assert "overwrite" not in str(caught.value)
+        assert "anew" not in str(caught.value)
+
+
+def test_a_disk_that_fails_tells_nothing_of_the_file(path: Path, monkeypatch) -> None:
+    """Wherever HDF5 meets the error, at the first byte or later."""
+    _runs(
+        monkeypatch,
+        "import os; real = os.preadv; calls = []\n"
+        "def preadv(*a):\n"
+        "    calls.append(a)\n"
+        "    if len(calls) > MOST: raise OSError(5, 'Input/output error')\n"
+        "    return real(*a)\n"
+        "os.preadv = preadv\n" + index_process._START,
+    )
+    work = index_process._START
+    for most in (0, 1, 2, 5, 9):
+        _runs(monkeypatch, work.replace("MOST", str(most)))
+        said = r"found Input/output error; the file may be whole: [^-]*$"
+        with pytest.raises(StoreError, match=said):
+            describe(path)
+
+
+def test_values_on_a_disk_that_fails(path: Path, monkeypatch) -> None:
+    def preadv(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(StoreError, match=r"expected to read it, found Input[^-]*$"):
+        describe(path)
