@@ -33,7 +33,7 @@ setup(
         "onnx>=1.15",
         "onnxruntime>=1.18",
         # opencv-python without windows, which need libGL
-        "opencv-python-headless>=4.6",
+        "opencv-python-headless>=4.10",  # the first for NumPy 2
         "pillow>=10.1",
         "platformdirs>=3.0",
         "protobuf>=4.25.8",  # older ones crash; it limits the depth of messages
@@ -41,6 +41,7 @@ setup(
         "scikit-learn>=1.6",
         "scipy>=1.10",
         "tabulate>=0.9",
+        "threadpoolctl>=3.1",
         "tomli>=2.0; python_version < '3.11'",
         "tqdm>=4.66",
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -15,8 +16,13 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
+from fishing.mounts import NOT_OFFERED, file_system, not_offered
+
+_log = logging.getLogger(__name__)
+
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.partial")
 _BLOCK = 2**20  # bytes
+_MOST_ATTEMPTS = 20  # to open a lock that its holder has not removed meanwhile
 
 
 @contextmanager
@@ -85,16 +91,21 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def name_whole_file(unfinished: Path, path: Path) -> None:
     """Give a finished file its name once its bytes are on the disk."""
     with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+        _sync(file.fileno(), path)
+    with not_offered("the renaming of a file over another one", path):
+        os.replace(unfinished, path)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
     """Bring new names in a folder to the disk, so that they survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written and not read
+        _weaker("opening folders to sync them", _POWER_CUT, folder)
+        return
+    try:
+        _sync(descriptor, folder)
     finally:
         os.close(descriptor)
 
@@ -102,7 +113,31 @@ def sync_folder(folder: Path) -> None:
 def write_durably(file: FileIO, content: bytes) -> None:
     """Write all bytes, and return once they are on the disk."""
     write_all(file, content)
-    os.fsync(file.fileno())
+    _sync(file.fileno(), Path(str(file.name)))
+
+
+def _sync(descriptor: int, path: Path) -> None:
+    """Bring a file or folder to the disk; warn if its file system cannot promise it."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+        what = "folders" if path.is_dir() else "files"
+        _weaker(f"fsync of {what} ({error.strerror})", _POWER_CUT, path)
+
+
+_POWER_CUT = "a power cut may lose files that were finished"
+_NO_LOCK = "nothing keeps a second run from writing to the same output"
+_warned: set[tuple[str, str]] = set()
+
+
+def _weaker(call: str, consequence: str, path: Path) -> None:
+    """Warn once that a file system does not offer a call, and what that means."""
+    where = file_system(path)
+    if (call, where) not in _warned:
+        _warned.add((call, where))
+        _log.warning("%s does not offer %s: %s", where, call, consequence)
 
 
 def write_all(file: FileIO, content: Any) -> None:
@@ -117,10 +152,14 @@ def lock(path: Path, when_held: Callable[[str], None]) -> IO[str]:
 
     The lock file is made if there is none; a symbolic link is refused. If another
     process holds the lock, `when_held` is called with its name, such as ``process 12 on
-    host``. It may raise; if it returns, the call waits for the lock.
+    host``. It may raise; if it returns, the call waits for the lock. Where the file
+    system offers no locks, a warning says so, and the call goes on without one.
     """
+    attempt = 0
     while True:
-        file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - stays open
+        attempt += 1
+        with not_offered("appending to files", path):
+            file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - stays open
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,8 +167,16 @@ def lock(path: Path, when_held: Callable[[str], None]) -> IO[str]:
                 file.seek(0)
                 when_held(file.read().strip() or "another process")
                 fcntl.flock(file, fcntl.LOCK_EX)
-            # The holder before may have removed the file that was just opened.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            except OSError as error:
+                if error.errno not in NOT_OFFERED:
+                    raise
+                _weaker(f"flock ({error.strerror})", _NO_LOCK, path)
+            # The holder before may have removed the file that was just opened. Some
+            # file systems number a file anew each time that it is opened.
+            if path.exists() and (
+                os.path.samestat(os.fstat(file.fileno()), path.stat())
+                or attempt >= _MOST_ATTEMPTS
+            ):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
                 file.flush()

@@ -14,7 +14,10 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "fishing"
-GROUND = {"errors", "files", "processes", "progress"}
+GROUND = {
+    *("errors", "file_kinds", "files", "mounts", "processes", "progress", "quotas"),
+    "side_effects",
+}
 # The chain that the README shows. Folders of one line do not know each other.
 CHAIN = (
     {"images"},

@@ -146,8 +146,8 @@ def open_backend(
         settings["tf32"] = True
     processes = name == "caffe"
     counts = {one: count_workers(one, processes=processes) for one in devices}
-    if processes and device == "cpu":
-        settings["n_threads"] = usable_cores() // counts[device]
+    if processes:
+        settings["n_threads"] = max(1, usable_cores() // sum(counts.values()))
     makers = [
         partial(maker, spec, device=one, **settings)
         for one in devices

@@ -21,6 +21,7 @@ from fishing.backends.onnx.graph import gradient_graph
 from fishing.errors import BackendError, needs_extra
 from fishing.nets import NetSpec
 from fishing.processes import usable_cores
+from fishing.side_effects import no_telemetry
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -48,7 +49,7 @@ class OpenvinoBackend:
                 f"expected --device cpu for OpenVINO, found '{device}'; --backend "
                 "caffe and --backend onnx run on GPUs"
             )
-        with needs_extra("openvino"):
+        with needs_extra("openvino"), no_telemetry():
             import openvino
         core = openvino.Core()
         if precision == "bfloat16":

@@ -38,6 +38,7 @@ from fishing.cli.progress import ProgressBar
     "results",
     "Folder for results.json, the table and the VOC submission files.",
 )
+@options.threads
 @options.as_json
 def evaluate(
     features_files: tuple[Path, ...],

@@ -37,6 +37,7 @@ _N_KINDS = 6  # of suffixes that are named
     "--overwrite", is_flag=True, help="Replace an existing file and start anew."
 )
 @click.option("--strict", is_flag=True, help="Stop at the first unreadable image.")
+@options.threads
 @options.as_json
 def extract(
     net: str,

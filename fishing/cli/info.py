@@ -20,6 +20,7 @@ from fishing.errors import printable
     is_flag=True,
     help="Read all values and compare their checksums with those in the file.",
 )
+@options.threads
 @options.as_json
 def info(features_file: Path, verified: bool, as_json: bool) -> None:
     """Describe FEATURES_FILE.

@@ -26,10 +26,16 @@ from fishing.cli.retrieval import retrieval
 from fishing.cli.search import search
 from fishing.cli.temper import temper
 from fishing.errors import FishingError, printable
+from fishing.processes import open_standard_streams
 
 
 class _Group(click.Group):
     """A group whose commands report every error that a user can cause in one line."""
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        """Run the command line, with a standard stream in place of each closed one."""
+        open_standard_streams()
+        return super().main(*arguments, **settings)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error becomes one line and exit code 2."""

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from fishing.processes import use_threads
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -56,6 +58,14 @@ device = click.option(
     default="cpu",
     show_default=True,
     help="Where the net runs: cpu, one GPU (gpu:0) or several GPUs (gpu:0,1).",
+)
+threads = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    expose_value=False,
+    callback=lambda _, __, n: use_threads(n),
+    show_default="what affinity, control groups and OMP_NUM_THREADS allow",
+    help="Number of threads that each library and pool of threads may use.",
 )
 batch_size = click.option(
     "--batch-size",

@@ -30,6 +30,7 @@ from fishing.errors import needs_extra
     type=options.PATH,
     help="Features file, if it has been moved since it was evaluated.",
 )
+@options.threads
 def report(
     results: Path, output: Path, data: Path | None, features: Path | None
 ) -> None:

@@ -42,6 +42,7 @@ from fishing.cli.progress import ProgressBar
 @options.settings
 @options.device
 @options.batch_size
+@options.threads
 @options.as_json
 def reproduce(
     data: Path,

@@ -17,6 +17,7 @@ from fishing.cli.progress import ProgressBar
     "--split", default="test", show_default=True, help="Labelled split to search."
 )
 @options.features
+@options.threads
 @options.as_json
 def retrieval(
     features_file: Path, split: str, features: tuple[str, ...], as_json: bool

@@ -50,6 +50,7 @@ from fishing.cli.progress import ProgressBar
     help="Where the net runs for --query: cpu, or a GPU such as gpu:0.",
 )
 @options.net_of_file
+@options.threads
 @options.as_json
 def search(
     features_file: Path,

@@ -27,6 +27,7 @@ from fishing.cli.progress import ProgressBar
     "Features file to write; {tau} stands for the temperature.",
 )
 @options.net_of_file
+@options.threads
 @options.as_json
 def temper(
     features_file: Path,

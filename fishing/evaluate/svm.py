@@ -11,7 +11,7 @@ from sklearn.svm import SVC
 
 from fishing.errors import EvaluationError
 from fishing.kernels import Kernel
-from fishing.processes import in_threads
+from fishing.processes import blas_threads, in_threads
 from fishing.store import row_blocks
 
 _MAX_C = 1e12  # beyond it LIBSVM may not end
@@ -87,7 +87,8 @@ def decision_function(
     for block in row_blocks(len(values)):
         K = K_test[block]
         _check_finite(K)
-        values[block] = K @ coefficients + intercepts
+        with blas_threads():
+            values[block] = K @ coefficients + intercepts
     if not np.isfinite(values).all():
         raise EvaluationError(
             f"expected finite decision values, found NaN or infinity with C = {C:g}; "

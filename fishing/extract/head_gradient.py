@@ -28,6 +28,7 @@ from fishing.nets import (
     prepare_net,
 )
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
+from fishing.processes import blas_threads
 from fishing.store import Rows
 
 _Array = NDArray[np.float32]
@@ -44,7 +45,7 @@ def gradient(
     y = blobs[forward_blob("y8")][key].astype(np.float64)
     p = np.exp((y - y.max(axis=1, keepdims=True)) / tau)
     p /= p.sum(axis=1, keepdims=True)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"), blas_threads():
         g: _Array = ((p - 1 / y.shape[1]) / tau).astype(np.float32)
         for step in steps:
             g = g @ step.weights

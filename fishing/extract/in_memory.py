@@ -15,6 +15,7 @@ from fishing.backends import check_run, choose_backend, open_backend
 from fishing.errors import DataError, ImageError
 from fishing.images import Preprocess, collect_notes, picture
 from fishing.nets import check_weights, weights_path
+from fishing.processes import opencv_threads, usable_cores
 from fishing.store import ExtractionSettings
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def compute_blobs(
         device=device,
         tf32=settings.tf32,
     )
-    with closing(net), collect_notes() as notes:
+    threads = opencv_threads(usable_cores())
+    with closing(net), threads, collect_notes() as notes:
         parts = [
             net.run(np.stack([_input(preprocess, i) for i in images[j:][:batch_size]]))
             for j in range(0, len(images), batch_size)

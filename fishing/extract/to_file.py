@@ -35,7 +35,7 @@ from fishing.images import (
     collect_notes,
 )
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
-from fishing.processes import usable_cores
+from fishing.processes import opencv_threads, usable_cores
 from fishing.progress import Progress, silent
 from fishing.store import ExtractionSettings, FeaturesWriter
 
@@ -269,10 +269,11 @@ def _read_ahead(
         while waiting:
             yield waiting.popleft().result()
 
-    try:
-        yield in_order()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with opencv_threads(1):  # the threads of the pool are enough
+        try:
+            yield in_order()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _read(path: Path, reason: str, preprocess: Preprocess) -> _Read:

@@ -19,7 +19,7 @@ from scipy.linalg.blas import sgemm, ssyrk
 
 from fishing.errors import EvaluationError
 from fishing.kernels.features import choose_features, feature_blobs, parse_feature
-from fishing.processes import in_threads
+from fishing.processes import blas_threads, in_threads
 from fishing.store import Rows, Split, row_blocks
 
 Gram: TypeAlias = NDArray[np.float32]
@@ -305,10 +305,12 @@ def gram_products(rows: UnitRows, *others: UnitRows) -> list[Gram]:
             into = {"beta": 1.0, "c": K[i], "overwrite_c": 1}
             if not K[i].size:
                 continue  # BLAS takes no empty matrices
-            if other is rows:
-                K[i] = ssyrk(1.0, a, trans=1, lower=1, **into)
-            else:
-                K[i] = sgemm(1.0, a, other.panel(columns).T, trans_a=1, **into)
+            b = a if other is rows else other.panel(columns).T
+            with blas_threads():
+                if other is rows:
+                    K[i] = ssyrk(1.0, a, trans=1, lower=1, **into)
+                else:
+                    K[i] = sgemm(1.0, a, b, trans_a=1, **into)
     for product, other in zip(K, others, strict=True):
         if other is rows:
             _mirror(product)

@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from fishing.errors import NetError
+from fishing.file_kinds import found_instead
 from fishing.files import read_at_most
 from fishing.nets.caffe_messages import (
     TEST,
@@ -27,6 +28,11 @@ from fishing.nets.training_layers import leave_out_training
 #: use have a hundredth of these bytes and a twentieth of these values.
 MAX_NET_BYTES, MOST_VALUES = 2**24, 2**17
 
+# Layers that read images, as they stand in nets for training.
+_DATA = {
+    *("Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "DummyData"),
+    *("AnnotatedData", "Python"),
+}
 # What shows the structure of a text: quotes and comments may contain brackets as well.
 _TOKEN = re.compile(
     r"""\#[^\n]*                                  # a comment
@@ -69,7 +75,8 @@ def read_net(prototxt: Path) -> Any:
         upgrade_layers(net)
         upgrade_inputs(net)
     except (ValueError, OSError) as error:
-        raise NetError(f"{prototxt}: expected a deploy net, found {error}") from None
+        found = found_instead(prototxt) or error
+        raise NetError(f"{prototxt}: expected a deploy net, found {found}") from None
     included = [layer for layer in net.layer if _is_included(layer, net.state)]
     if len(included) < len(net.layer):
         set_layers(net, included)

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from fishing.errors import NetError
+from fishing.file_kinds import found_instead
 from fishing.files import read_at_most
 from fishing.nets.caffe_messages import (
     BlobProto,
@@ -73,10 +74,8 @@ def read_weights(caffemodel: Path) -> LayerWeights:
     ((200, 768), (200,))
     """
     try:
-        with caffemodel.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         walk = _Walk()
-        net, blobs = walk.net(memoryview(data))
+        net, blobs = walk.net(memoryview(_mapped(caffemodel)))
         if net.layer and net.layers:
             raise ValueError("both 'layer' and 'layers'")
         layers = [old.layer if old.HasField("layer") else old for old in net.layers]
@@ -86,7 +85,17 @@ def read_weights(caffemodel: Path) -> LayerWeights:
             if of_layer
         }
     except (ValueError, OSError) as error:
-        raise NetError(f"{caffemodel}: expected a caffemodel, found {error}") from None
+        found = found_instead(caffemodel) or error
+        raise NetError(f"{caffemodel}: expected a caffemodel, found {found}") from None
+
+
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    """Map a file, or read it where the file system maps none."""
+    with path.open("rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError:
+            return file.read()
 
 
 def read_mean(source: str) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ publishes a checksum, a warning says so.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -16,16 +17,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
-
-import requests
+from typing import IO, TYPE_CHECKING
 
 from fishing import __version__
-from fishing.errors import NetError
+from fishing.errors import NetError, one_line
+from fishing.file_kinds import found_instead
 from fishing.files import file_digest, file_sha256, lock, name_whole_file
 from fishing.nets.spec import NetSpec
 from fishing.nets.weights import cached_weights
 from fishing.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import requests
 
 _log = logging.getLogger(__name__)
 
@@ -80,13 +83,17 @@ def fetch_weights(
             f"expected a sha256 or sources in {spec.folder / 'net.toml'}, found "
             f"neither; add them, or put the weights at {beside}"
         )
+    # No lock is needed here; the folder may be a shared one that cannot be written.
+    target = cached_weights(spec)
+    if target.is_file() and not _fault(spec, target):
+        return target
     sources = weights.sources if source is None else (source,)
     if not sources:
         raise NetError(
             f"expected sources in {spec.folder / 'net.toml'}, found none; run "
             "`fishing fetch` with --from URL-or-path"
         )
-    target, reasons = cached_weights(spec), []
+    reasons = []
     with _locked(target):
         if target.is_file() and not _fault(spec, target):
             return target
@@ -173,6 +180,8 @@ def _download(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
 
 def _request(spec: NetSpec, url: str, part: Path, progress: Progress) -> None:
     """Request the bytes that `part` lacks once, and append what arrives."""
+    import requests  # here, because it opens a socket; files that are there need none
+
     start = _size(part)
     # An encoded body would have other bytes and another length.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"fishing/{__version__}"}
@@ -243,6 +252,8 @@ def _write(
 def _fault(spec: NetSpec, path: Path) -> str | None:
     """Describe how a file differs from the weights on record, if it does."""
     size = spec.weights.size
+    if size is not None and _size(path) != size and (instead := found_instead(path)):
+        return f"expected weights, found {instead}"
     if size is not None and _size(path) != size:
         return f"expected {size} bytes, found {_size(path)}"
     if spec.weights.checksum is None:
@@ -267,9 +278,11 @@ def _locked(target: Path) -> Iterator[None]:
         with lock(_suffixed(target, ".lock"), waiting):
             yield
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise NetError(
-            f"expected to write {target}, found: {error.strerror}; make room, or set "
-            "FISHING_HOME to a folder elsewhere"
+            f"expected to write {target}, found: {one_line(error)}; "
+            + ("make room, or " if is_full else "")
+            + "set FISHING_HOME to a folder that can be written"
         ) from error
 
 

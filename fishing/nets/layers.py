@@ -61,7 +61,7 @@ def check_input(layers: Sequence[Any], shape: Sequence[int]) -> None:
     if len(tops) != 1 or len(shapes) != 1 or shapes[0][1:] != [*shape]:
         raise NetError(
             f"expected one input of shape (N, {', '.join(map(str, shape))}), "
-            f"found {dict(zip(tops, shapes, strict=False))}"
+            f"found {dict(zip(tops, shapes, strict=False)) or 'no layer of type Input'}"
         )
 
 

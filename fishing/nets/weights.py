@@ -11,14 +11,27 @@ from typing import Any
 import platformdirs
 
 from fishing.errors import NetError
+from fishing.file_kinds import found_instead
 from fishing.files import file_digest, file_sha256
 from fishing.nets.spec import NetSpec, load_net, models_folder, net_names
 
 
 def cache_folder() -> Path:
-    """Name the folder of fetched files: FISHING_HOME, or else the user's cache."""
-    home = os.environ.get("FISHING_HOME")
-    return Path(home) if home else Path(platformdirs.user_cache_dir("fishing"))
+    """Name the folder of fetched files: FISHING_HOME, or else the user's cache.
+
+    A NetError says that there is neither.
+    """
+    named = os.environ.get("FISHING_HOME")
+    try:
+        folder = Path(named or platformdirs.user_cache_dir("fishing")).expanduser()
+    except (RuntimeError, KeyError):  # neither HOME nor a user is known
+        folder = Path("~")
+    if folder.parts[:1] == ("~",):
+        raise NetError(
+            "expected a folder for weights that are fetched, found neither "
+            "FISHING_HOME nor a home folder; set FISHING_HOME"
+        )
+    return folder
 
 
 def cached_weights(spec: NetSpec) -> Path:
@@ -54,7 +67,6 @@ def weights_path(spec: NetSpec) -> Path:
         If there is no such file, or its size is not the recorded one.
     """
     weights, beside = spec.weights, spec.folder / spec.weights.file
-    cached = cached_weights(spec)
     if beside.is_file():
         path = beside
     elif weights.checksum is None and not weights.sources:
@@ -62,15 +74,17 @@ def weights_path(spec: NetSpec) -> Path:
             f"expected the weights of {spec.name} at {beside}, found nothing; put the "
             "file there"
         )
-    elif cached.is_file():
-        path = cached
     else:
-        raise NetError(
-            f"expected the weights of {spec.name} at {beside} or {cached}, found "
-            f"nothing; run `fishing fetch {_argument(spec)}`"
-        )
+        path = cached_weights(spec)
+        if not path.is_file():
+            raise NetError(
+                f"expected the weights of {spec.name} at {beside} or {path}, found "
+                f"nothing; run `fishing fetch {_argument(spec)}`"
+            )
     size = path.stat().st_size
     if weights.size is not None and size != weights.size:
+        if instead := found_instead(path):
+            raise NetError(f"{path}: expected weights of {spec.name}, found {instead}")
         raise NetError(
             f"expected {weights.size} bytes in {path}, found {size}; remove it and run "
             f"`fishing fetch {_argument(spec)}`"

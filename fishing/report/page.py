@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 
 from fishing import __version__
 from fishing.errors import EvaluationError
@@ -84,7 +84,7 @@ def write_report(
     ).get_template("page.html.j2")
     versions = {
         **record["versions"],
-        "matplotlib (this page)": mpl.__version__,
+        "matplotlib (this page)": version("matplotlib"),
         "fishing (this page)": __version__,
     }
     html = template.render(variables, commands=_commands(record), versions=versions)

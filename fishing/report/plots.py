@@ -13,13 +13,16 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fishing.report.statistics import Curve, Grams
+from fishing.side_effects import no_configuration
+
+with no_configuration():
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, MUTED, RULE = "#1b1e23", "#6a717b", "#d9dce1"
 

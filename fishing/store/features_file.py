@@ -221,7 +221,12 @@ def _read(
         names = check_names(json.loads(attributes["splits"]))
         splits = {name: _read_split(_Parts(file, index, name), name) for name in names}
         check_blobs(splits)
-    except (*BAD_INDEX, OSError, MemoryError) as error:
+    except (OSError, MemoryError) as error:
+        raise StoreError(
+            f"{file.path}: expected to read it, found {one_line(error)}; look at the "
+            "disk and the memory, or take a copy of the file"
+        ) from None
+    except BAD_INDEX as error:
         raise StoreError(
             f"{file.path}: expected a whole features file, found {one_line(error)}; "
             "extract it anew with --overwrite"

@@ -63,6 +63,7 @@ class Input(RawIOBase):
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor, self._size, self._place = descriptor, size, 0
+        self.error: OSError | None = None  # what the disk said, which HDF5 hides
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a place; HDF5 finds the size of the file in this way."""
@@ -76,7 +77,11 @@ class Input(RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer from the current place on."""
         rest = memoryview(buffer).cast("B")
-        while n := os.preadv(self._descriptor, [rest], self._place):
-            rest, self._place = rest[n:], self._place + n
+        try:
+            while n := os.preadv(self._descriptor, [rest], self._place):
+                rest, self._place = rest[n:], self._place + n
+        except OSError as error:
+            self.error = error
+            raise
         rest[:] = b"\xa5" * len(rest)
         return len(buffer)

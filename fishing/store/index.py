@@ -59,8 +59,8 @@ def answer(
         except MemoryError:
             content = {
                 "refusal": "expected to read it within the memory that is allowed, "
-                "found that it takes more; allow more, or extract it anew with "
-                "--overwrite"
+                f"found that it takes more; allow up to {MEMORY >> 30} GiB by ulimit "
+                "-v, or free memory"
             }
         write_all(out, json.dumps(content).encode())
     os._exit(0)
@@ -133,18 +133,29 @@ def _opened(source: Input) -> Iterator[h5py.File]:
     try:
         file = h5py.File(source, "r")
     except _ERRORS as error:
+        _check_disk(source)
         raise StoreError(
             f"expected an HDF5 file, found {one_line(error)}; name a file that "
-            "`fishing extract` made, or extract it anew with --overwrite"
+            "`fishing extract` made, or take a copy of it"
         ) from None
     try:
         with file:
             yield file
     except _ERRORS as error:
+        _check_disk(source)
         raise StoreError(
             f"expected a whole features file, found {one_line(error)}; extract it anew "
             "with --overwrite"
         ) from None
+
+
+def _check_disk(source: Input) -> None:
+    """Raise a StoreError if the disk failed, which tells nothing of the file."""
+    if source.error is not None:
+        raise StoreError(
+            f"expected to read it, found {one_line(source.error)}; the file may be "
+            "whole: look at the disk or the network, and run the same command again"
+        )
 
 
 def _check_version(file: h5py.File) -> None:

@@ -18,13 +18,19 @@ from contextlib import suppress
 from typing import Any
 
 from fishing.errors import StoreError, one_line
-from fishing.processes import python_command
+from fishing.processes import start_python, thread_environment
 from fishing.store.values import OpenFile
 
 #: Processor time that the process may take; the largest files take a tenth of it.
 CPU_SECONDS = 30
 #: Time after which the process is ended, however busy the machine is.
 WALL_SECONDS = 300
+# The signals of a program that goes wrong; others come from outside, as SIGKILL does if
+# memory runs out.
+_NAMES = ("SEGV", "ABRT", "BUS", "FPE", "ILL")
+_CRASHES = {
+    getattr(signal, f"SIG{name}") for name in ["SEGV", "ABRT", "BUS", "FPE", "ILL"]
+}
 _MAX_ANSWER = 2**26  # bytes; enough for a million chunks
 _START = (
     "from fishing.store import index; "
@@ -45,8 +51,12 @@ def ask(task: str, file: OpenFile) -> dict[str, Any]:
             "expected to start a process that reads features files, found "
             f"{one_line(error)}; close other files or programs"
         ) from None
-    if content is None or code == -signal.SIGXCPU:
-        outcome = "does not come to an end"
+    if content is None:
+        raise _not_the_file(file, f"did not end within {WALL_SECONDS} s")
+    if code < 0 and -code not in {*_CRASHES, signal.SIGXCPU}:
+        raise _not_the_file(file, f"was ended by signal {-code}")
+    if code == -signal.SIGXCPU:
+        outcome = f"does not come to an end within {CPU_SECONDS} s of processor time"
     elif code:
         outcome = f"crashes (exit code {code})"
     else:
@@ -65,15 +75,23 @@ def ask(task: str, file: OpenFile) -> dict[str, Any]:
         )
     raise StoreError(
         f"{file.path}: expected a whole features file, found one on which HDF5 "
-        f"{outcome}; extract it anew with --overwrite"
+        f"{outcome}; take a copy of it, or move it away and extract it anew"
+    )
+
+
+def _not_the_file(file: OpenFile, found: str) -> StoreError:
+    """Say that the process was ended, which tells nothing of the file."""
+    return StoreError(
+        f"{file.path}: expected a process to read it, found that this {found}; the "
+        "file may be whole: free processors and memory, and run the same command again"
     )
 
 
 def run(task: str, file: OpenFile) -> tuple[bytes | None, int]:
     """Run a process to its end, and return its answer and its exit code.
 
-    The answer is None if the process does not end, or writes too much. Raises OSError
-    if it cannot be started.
+    The answer is None if the process does not end, and empty but for a line end if it
+    writes too much. Raises OSError if the process cannot be started.
     """
     deadline = time.monotonic() + WALL_SECONDS
     opened = file.descriptor  # this reference keeps it open if a thread closes the file
@@ -89,6 +107,8 @@ def run(task: str, file: OpenFile) -> tuple[bytes | None, int]:
             code = child.wait(max(deadline - time.monotonic(), 1))
         except (TimeoutError, subprocess.TimeoutExpired):
             return None, 0
+        except ValueError:
+            return b"\n", 0
         finally:
             child.kill()
             child.wait()
@@ -99,32 +119,37 @@ def run(task: str, file: OpenFile) -> tuple[bytes | None, int]:
 
 def start(task: str, descriptor: int, pipe: int) -> subprocess.Popen[bytes]:
     """Start the process, which writes its answer to the pipe."""
-    work = _START.format(
-        task=task, descriptor=descriptor, pipe=pipe, seconds=CPU_SECONDS
-    )
-    return subprocess.Popen(
-        python_command(work),
+
+    def work(descriptor: int, pipe: int) -> str:
+        return _START.format(
+            task=task, descriptor=descriptor, pipe=pipe, seconds=CPU_SECONDS
+        )
+
+    return start_python(
+        work,
+        *(descriptor, pipe),
+        environment=thread_environment(1),  # it multiplies no matrices
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        pass_fds=(descriptor, pipe),
-        # It multiplies no matrices, so it needs no threads.
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,  # Ctrl-C is for the process that asks
     )
 
 
 def _read(pipe: int, deadline: float) -> bytes:
-    """Read a pipe until it is closed, or raise a TimeoutError."""
+    """Read a pipe until it is closed.
+
+    Raises TimeoutError if it takes too long, and ValueError if it is too much.
+    """
     content = bytearray()
     poll = select.poll()
     poll.register(pipe)
     while len(content) <= _MAX_ANSWER:
         left = deadline - time.monotonic()
         if left < 0 or not poll.poll(1000 * left):
-            break
+            raise TimeoutError
         piece = os.read(pipe, 2**20)
         if not piece:
             return bytes(content)
         content += piece
-    raise TimeoutError
+    raise ValueError

@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from fishing.errors import StoreError
 from fishing.files import sync_folder, write_durably
 from fishing.images import ImageList
+from fishing.mounts import not_offered
 from fishing.store.rows import Rows, StoredRows
 from fishing.store.split import Split
 from fishing.store.values import OpenFile, PlainValues
@@ -61,17 +63,19 @@ class Journal:
         self._batches = [_Batch(0, 0, "", 0)]
         self._chain = ""
         self._failed: dict[int, str] = {}
-        self._journal, self._rows = (
-            # Unbuffered: closing on a full disk must have nothing left to write.
-            file.open("a+b", buffering=0)
-            for file in _files(stem)
-        )
-        try:
+        is_new = not any(file.exists() for file in _files(stem))
+        with ExitStack() as undo:
+            if is_new:  # nothing is left of what could not be started
+                undo.callback(Journal.remove, stem)
+            with not_offered("appending to files", stem):
+                self._journal, self._rows = (
+                    # Unbuffered: closing on a full disk must have nothing to write.
+                    undo.enter_context(file.open("a+b", buffering=0))
+                    for file in _files(stem)
+                )
             self._recover()
             sync_folder(stem.parent)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     @staticmethod
     def remove(stem: Path) -> None:
@@ -135,8 +139,11 @@ class Journal:
     def _cut(self) -> None:
         """Cut both files behind the last batch."""
         last = self._batches[-1]
-        self._journal.truncate(last.end)
-        self._rows.truncate(last.n_rows * self._row_bytes)
+        ends = {self._journal: last.end, self._rows: last.n_rows * self._row_bytes}
+        for file, end in ends.items():
+            if os.fstat(file.fileno()).st_size > end:
+                with not_offered("the cutting of files", Path(str(file.name))):
+                    file.truncate(end)
 
     @property
     def n_done(self) -> int:

@@ -71,7 +71,11 @@ class FeaturesWriter:
         self._n_failed: dict[str, int] = {}
         with _disk_errors(self.path):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self._folder / "lock", self._refuse)
+            try:
+                self._lock = lock(self._folder / "lock", self._refuse)
+            except OSError:
+                self._remove_if_empty()
+                raise
         try:
             with _disk_errors(self.path):
                 self._take_up(overwrite)
@@ -139,13 +143,17 @@ class FeaturesWriter:
 
     def _leave(self) -> None:
         """Release the lock, and remove the folder unless work waits in it."""
+        self._remove_if_empty()
+        self._lock.close()
+
+    def _remove_if_empty(self) -> None:
+        """Remove the folder unless work, or a file of somebody else, is in it."""
         with suppress(OSError):
             own = (_RECORD, "lock")
             if {file.name for file in self._folder.iterdir()} <= set(own):
                 for name in own:
                     (self._folder / name).unlink(missing_ok=True)
                 self._folder.rmdir()
-        self._lock.close()
 
     def pending(self, lists: Sequence[ImageList]) -> list[ImageList]:
         """Find the splits that the features file does not hold yet.

@@ -95,7 +95,7 @@ def test_old_shapes_and_double_numbers(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"<html>not found</html>", "wire type|too early"),
+        (b"<html>not found</html>", "a web page"),
         (b"\x0a\xff", "too early"),
         (b"\x0a", "too early"),
         (b"\xff" * 20, "a number of more than 64 bits"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import random
 import socket
 import threading
@@ -611,3 +613,49 @@ def test_two_fetches_at_once_are_one_download(
 def test_an_address_that_no_host_can_have(spec: NetSpec) -> None:
     with pytest.raises(NetError, match="expected an http"):
         fetch_weights(spec, "http://a..b/")
+
+
+def _read_only(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize("call", ["lock", "open", "mkdir"])
+def test_a_shared_cache_that_cannot_be_written_is_read(
+    spec: NetSpec, target: Path, monkeypatch, call: str
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(BODY)
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "lock", _read_only)
+        if call == "open":
+            patch.setattr(os, "open", _read_only)
+        if call == "mkdir":
+            patch.setattr(Path, "mkdir", _read_only)
+        assert fetch_weights(spec) == target
+        assert weights_path(spec) == target
+    assert [p.name for p in target.parent.iterdir()] == [target.name]
+
+
+def test_nobody_is_told_to_make_room_where_nothing_can_be_written(
+    spec: NetSpec, target: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(fetch, "lock", _read_only)
+    said = "found: Read-only file system; set FISHING_HOME to a folder that can be"
+    spec = sourced(spec, "http://localhost/never-asked")
+    for content in (None, WRONG):
+        if content is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        with pytest.raises(NetError, match=said):
+            fetch_weights(spec)
+
+
+def test_a_lock_that_the_system_does_not_offer(
+    server: Server, spec: NetSpec, target: Path, monkeypatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    server.plans["/a"] = good
+    assert fetch_weights(spec, server.url("/a")).read_bytes() == BODY

@@ -20,6 +20,8 @@ from fishing.store import FeaturesFile, describe, index_process, load, verify
 from fishing.store.values import OpenFile
 
 BLOB = "forward/x7"
+# This may happen to a good file; no one should be told to overwrite it.
+_NOT_THE_FILE = r"did not end within 0.5 s; the file may be whole: [^-]+$"
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch, path: Path) 
     endless = tmp_path / "damaged.h5"
     endless.write_bytes(gzip.decompress(damaged.read_bytes()))
     for ask in (describe, verify):
-        with pytest.raises(StoreError, match="HDF5 does not come to an end; extract"):
+        with pytest.raises(StoreError, match="HDF5 does not come to an end within 0 s"):
             ask(endless)
     monkeypatch.undo()
     describe(path)
@@ -70,7 +72,7 @@ def test_a_process_that_waits_for_ever_is_ended(
     monkeypatch.setattr(index_process, "WALL_SECONDS", 0.5)
     _runs(monkeypatch, "import os, time; os.write({pipe}, b'x'); time.sleep(99)")
     start = time.monotonic()
-    with pytest.raises(StoreError, match="HDF5 does not come to an end; extract"):
+    with pytest.raises(StoreError, match=_NOT_THE_FILE):
         ask(path)
     assert time.monotonic() - start < 30
 
@@ -78,7 +80,7 @@ def test_a_process_that_waits_for_ever_is_ended(
 def test_a_process_that_hangs_up_and_stays_is_ended(path: Path, monkeypatch) -> None:
     monkeypatch.setattr(index_process, "WALL_SECONDS", 0.5)
     _runs(monkeypatch, "import os, time; os.close({pipe}); time.sleep(99)")
-    with pytest.raises(StoreError, match="HDF5 does not come to an end; extract"):
+    with pytest.raises(StoreError, match=_NOT_THE_FILE):
         describe(path)
 
 
@@ -181,7 +183,7 @@ def test_an_answer_of_any_length_is_not_kept(path: Path, monkeypatch) -> None:
     _runs(
         monkeypatch, "import os; [os.write({pipe}, bytes(2**16)) for _ in iter(int, 1)]"
     )
-    with pytest.raises(StoreError, match="HDF5 does not come to an end"):
+    with pytest.raises(StoreError, match="HDF5 gives no proper answer"):
         describe(path)
 
 
@@ -323,3 +325,47 @@ def test_too_little_memory_is_an_error(
     )
     with pytest.raises(StoreError, match=r"f\.h5: expected to read it within the mem"):
         ask(path)
+
+
+@pytest.mark.parametrize("ask", [describe, verify])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSYS, 1])
+def test_a_process_that_others_end_tells_nothing_of_the_file(
+    ask: Callable[[Path], Any], number: int, path: Path, monkeypatch
+) -> None:
+    """As the system does if memory runs out: nobody is told to overwrite the file."""
+    for start in ("", "os.write({pipe}, b'\\n'); "):
+        work = f"import os; {start}os.kill(os.getpid(), {int(number)})"
+        _runs(monkeypatch, f"{work} # {{pipe}}")
+        said = f"was ended by signal {int(number)}; the file may be whole"
+        with pytest.raises(StoreError, match=said) as caught:
+            ask(path)
+        assert "overwrite" not in str(caught.value)
+        assert "anew" not in str(caught.value)
+
+
+def test_a_disk_that_fails_tells_nothing_of_the_file(path: Path, monkeypatch) -> None:
+    """Wherever HDF5 meets the error, at the first byte or later."""
+    _runs(
+        monkeypatch,
+        "import os; real = os.preadv; calls = []\n"
+        "def preadv(*a):\n"
+        "    calls.append(a)\n"
+        "    if len(calls) > MOST: raise OSError(5, 'Input/output error')\n"
+        "    return real(*a)\n"
+        "os.preadv = preadv\n" + index_process._START,
+    )
+    work = index_process._START
+    for most in (0, 1, 2, 5, 9):
+        _runs(monkeypatch, work.replace("MOST", str(most)))
+        said = r"found Input/output error; the file may be whole: [^-]*$"
+        with pytest.raises(StoreError, match=said):
+            describe(path)
+
+
+def test_values_on_a_disk_that_fails(path: Path, monkeypatch) -> None:
+    def preadv(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(StoreError, match=r"expected to read it, found Input[^-]*$"):
+        describe(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import signal
 import subprocess
 import tempfile
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from fishing.backends.devices import parse_device
 from fishing.errors import BackendError, FishingError
 from fishing.nets import NetSpec
-from fishing.processes import python_command
+from fishing.processes import start_python, thread_environment, usable_cores
 
 _START = "from fishing.backends.caffe.process import main; main()"
 # A fatal line of glog: F0131 12:34:56.789012 4711 net.cpp:313] Check failed: ...
@@ -30,7 +31,7 @@ _FATAL = re.compile(r"^F\d{4,8} .*?\] (.*)$", re.MULTILINE)
 class CaffeBackend:
     """A net in patched Caffe; implements `fishing.backends.Backend`.
 
-    OpenBLAS uses `n_threads` threads, or by default as many as it chooses.
+    OpenBLAS uses `n_threads` threads, or by default one for each usable core.
     """
 
     n_at_once = 1
@@ -55,17 +56,18 @@ class CaffeBackend:
         }
         # This file receives Caffe's last message if Caffe stops, but no warnings.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            python_command(_START),
+        self._process = start_python(
+            lambda: _START,
+            environment={
+                "GLOG_minloglevel": "2",
+                # Without this glog looks the user up, which may ask a server.
+                "USER": os.environ.get("USER") or "fishing",
+                **({"CAFFE_TF32": "1"} if tf32 else {}),
+                **thread_environment(n_threads or usable_cores()),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={
-                **os.environ,
-                "GLOG_minloglevel": "2",
-                **({"CAFFE_TF32": "1"} if tf32 else {}),
-                **({"OPENBLAS_NUM_THREADS": str(n_threads)} if n_threads else {}),
-            },
         )
         try:
             self.widths: dict[str, int]
@@ -106,5 +108,8 @@ class CaffeBackend:
         self._stderr.seek(0)
         text = self._stderr.read().decode(errors="replace")
         fatal = _FATAL.findall(text)
-        lines = fatal or text.strip().splitlines()[-1:] or ["it said nothing"]
+        silence = "it said nothing"
+        if code == -signal.SIGKILL:
+            silence = "it was killed, maybe for want of memory; try a --batch-size of 1"
+        lines = fatal or text.strip().splitlines()[-1:] or [silence]
         return f"{lines[0].strip()} (exit code {code})"

@@ -7,7 +7,6 @@ from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -25,6 +24,10 @@ from fishing.backends.onnx.graph import gradient_graph, graph_bytes
 from fishing.errors import BackendError
 from fishing.nets import NetSpec
 from fishing.processes import usable_cores
+from fishing.side_effects import no_telemetry
+
+with no_telemetry():
+    import onnxruntime
 
 _CUDA = "CUDAExecutionProvider"
 
