@@ -59,6 +59,7 @@ def extract(
             ExtractionSettings(load_net(net), **settings),
             read_splits(data, splits),
             output,
+            data=data,
             progress=progress,
             **run,
         )

@@ -25,6 +25,8 @@ from fishing.store import (
     FeaturesFile,
     Rows,
     Split,
+    remember_data,
+    remembered_data,
     with_storage,
     write_features,
 )
@@ -85,6 +87,8 @@ def temper(
             steps = read_steps(spec, _widths(file))
             for target, tau in todo.items():
                 _write(target, tau, file, steps, progress)
+                if data := remembered_data(path):
+                    remember_data(target, data)
     return list(outputs)
 
 

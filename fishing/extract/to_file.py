@@ -23,7 +23,7 @@ from fishing.errors import BackendError, DataError, ImageError
 from fishing.images import ImageList, Preprocess
 from fishing.processes import usable_cores
 from fishing.progress import Progress, silent
-from fishing.store import ExtractionSettings, FeaturesWriter
+from fishing.store import ExtractionSettings, FeaturesWriter, remember_data
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def extract(
     lists: Sequence[ImageList],
     output: Path,
     *,
+    data: Path | None = None,
     device: str = "cpu",
     batch_size: int | None = None,
     overwrite: bool = False,
@@ -69,6 +70,9 @@ def extract(
     lists : sequence of ImageList
     output : Path
         The features file. It gets this name once it is whole.
+    data : Path, optional
+        The data set of the lists. It is remembered beside the features file, for
+        commands that show images.
     device : str
         ``cpu``, ``gpu:0``, or several GPUs as ``gpu:0,1``.
     batch_size : int, optional
@@ -113,6 +117,8 @@ def extract(
                 for images in pending:
                     _extract_split(images, net, preprocess, writer, strict, progress)
             writer.publish(progress)
+        if data is not None:
+            remember_data(output, data)
         names = {images.split for images in pending}
         return [
             Extracted(

@@ -9,27 +9,22 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fishing.errors import DataError, EvaluationError
-from fishing.evaluate import evaluate, read_record, write_results
+from fishing.evaluate import check_resampling, evaluate, read_record, write_results
 from fishing.extract import extract
 from fishing.files import write_whole
 from fishing.images import ImageList, read_splits
 from fishing.kernels import available_features
 from fishing.nets import fetch_weights
+from fishing.paper.layouts import FORMATS
 from fishing.paper.submission import write_submission
-from fishing.paper.tables import (
-    FORMATS,
-    Result,
-    by_class_features,
-    compare,
-    format_tables,
-)
+from fishing.paper.tables import Result, by_class_features, compare, format_tables
 from fishing.progress import Progress, silent
 from fishing.store import ExtractionSettings, FeaturesFile
 
@@ -41,6 +36,7 @@ class _DataSet:
     """A data set and its splits; `server` is ranked for the server, if it is there."""
 
     name: str
+    folder: Path
     train: ImageList
     test: ImageList
     server: ImageList | None = None
@@ -54,6 +50,7 @@ def reproduce(
     years: Sequence[int] = (),
     device: str = "cpu",
     batch_size: int | None = None,
+    n_resamples: int = 1000,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Run the paper's protocol, and compare the results with the paper's.
@@ -78,6 +75,8 @@ def reproduce(
         Years of VOC. By default, those that are there.
     device, batch_size
         As for `fishing.extract.extract`.
+    n_resamples
+        As for `fishing.evaluate.evaluate`.
     progress : Progress
         Counts the units of each stage.
 
@@ -106,11 +105,14 @@ def reproduce(
                 one,
                 lists,
                 features,
+                data=data_set.folder,
                 device=device,
                 batch_size=batch_size,
                 progress=partial(_labelled, progress, stem),
             )
-            record = _evaluated(data_set, features, output / stem, stem, progress)
+            record = _evaluated(
+                data_set, features, output / stem, n_resamples, stem, progress
+            )
             results.append(Result(data_set.name, one.net.name, record))
             if data_set.server:
                 for feature in by_class_features(record["features"]):
@@ -159,25 +161,36 @@ def _read_data_set(folder: Path) -> _DataSet:
     year = re.fullmatch(r"VOC(\d{4})", name)
     if year is None or int(year[1]) < 2010:
         train, test = read_splits(folder, ["trainval", "test"])
-        return _DataSet(name, train, test)
+        return _DataSet(name, folder, train, test)
     train, test = read_splits(folder, ["train", "val"])
     if not (folder / "ImageSets" / "Main" / "test.txt").is_file():
         _log.info("%s has no test.txt: no archive for the server", folder)
-        return _DataSet(name, train, test)
-    return _DataSet(name, train, test, *read_splits(folder, ["test"]))
+        return _DataSet(name, folder, train, test)
+    return _DataSet(name, folder, train, test, *read_splits(folder, ["test"]))
+
+
+def _table_features(blobs: Collection[str]) -> Sequence[str]:
+    """List the features that the tables have rows of, as far as the blobs allow."""
+    return available_features(blobs)
 
 
 def _evaluated(
-    data_set: _DataSet, features: Path, folder: Path, stem: str, progress: Progress
+    data_set: _DataSet,
+    features: Path,
+    folder: Path,
+    n_resamples: int,
+    stem: str,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Evaluate all features of a file, unless its results are there."""
+    """Evaluate the features of the tables, unless their results are there."""
     train, test = data_set.train, data_set.test
     with FeaturesFile(features) as file:
-        names = available_features(file.split(train.split).blobs)
+        names = _table_features(file.split(train.split).blobs)
         expected = {
             **{"train": train.split, "test": test.split, "C": 1.0},
             "source": file.settings,
             "lists": {images.split: images.sha256 for images in (train, test)},
+            "bootstrap": check_resampling(n_resamples, None, names),
         }
     try:
         record = read_record(folder)
@@ -190,6 +203,8 @@ def _evaluated(
         features,
         train=train.split,
         test=test.split,
+        features=names,
+        n_resamples=n_resamples,
         progress=partial(_labelled, progress, stem),
     )
     write_results(evaluation, folder)
