@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fishing.errors import EvaluationError
 from fishing.evaluate.average_precision import PROTOCOLS
-from fishing.evaluate.bootstrap import LEVEL, SEED, bootstrap, mean_of_known
+from fishing.evaluate.intervals import LEVEL, SEED, bootstrap, mean_of_known
 from fishing.progress import Progress
 
 _log = logging.getLogger(__name__)

@@ -106,7 +106,7 @@ def test_it_says_what_results_say(browser: webdriver.Chrome, page: Path) -> None
     record = json.loads((page.parent.parent / "results" / "results.json").read_text())
     _open(browser, page)
     assert browser.title == "tinyalexnet on VOC2007"
-    rows = [row.split() for row in _texts(browser, "#means tbody tr")]
+    rows = [row.split() for row in _texts(browser, "#features tbody tr")]
     expected = {f: f"{100 * r['mAP']:.1f}" for f, r in record["features"].items()}
     assert {row[0]: row[1] for row in rows} == expected
     assert record["source"]["weights_sha256"] in page.read_text()
@@ -131,20 +131,20 @@ def random_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sorting(browser: webdriver.Chrome, random_page: Path) -> None:
     _open(browser, random_page)
-    names = _texts(browser, "#means tbody th")
-    feature, mean = browser.find_elements(By.CSS_SELECTOR, "#means thead button")[:2]
+    names = _texts(browser, "#features tbody th")
+    feature, mean = browser.find_elements(By.CSS_SELECTOR, "#features thead button")[:2]
     mean.click()
-    values = [float(t) for t in _texts(browser, "#means tbody td:nth-child(2)")]
+    values = [float(t) for t in _texts(browser, "#features tbody td:nth-child(2)")]
     assert values == sorted(values, reverse=True)
-    assert _texts(browser, "#means tbody th") != names
-    heading = browser.find_elements(By.CSS_SELECTOR, "#means thead th")[1]
+    assert _texts(browser, "#features tbody th") != names
+    heading = browser.find_elements(By.CSS_SELECTOR, "#features thead th")[1]
     assert heading.get_attribute("aria-sort") == "descending"
     mean.send_keys(Keys.ENTER)
-    values = [float(t) for t in _texts(browser, "#means tbody td:nth-child(2)")]
+    values = [float(t) for t in _texts(browser, "#features tbody td:nth-child(2)")]
     assert values == sorted(values)
     assert heading.get_attribute("aria-sort") == "ascending"
     feature.click()
-    assert _texts(browser, "#means tbody th") == names
+    assert _texts(browser, "#features tbody th") == names
     assert heading.get_attribute("aria-sort") is None
 
 
@@ -245,7 +245,7 @@ def test_the_papers_figures_stand_beside_ours(
     browser: webdriver.Chrome, random_page: Path
 ) -> None:
     _open(browser, random_page)
-    rows = {r.split()[0]: r.split() for r in _texts(browser, "#means tbody tr")}
+    rows = {r.split()[0]: r.split() for r in _texts(browser, "#features tbody tr")}
     assert rows["x7"][3] == "79.4"
     assert rows["dW7"][3] == "80.9"
     assert rows["x5"][3:] == ["–", "–"]  # noqa: RUF001
@@ -254,10 +254,10 @@ def test_the_papers_figures_stand_beside_ours(
         ours - 80.9, abs=0.06
     )
     # Missing figures stay at the end, whichever way the column is sorted.
-    button = browser.find_elements(By.CSS_SELECTOR, "#means thead button")[3]
+    button = browser.find_elements(By.CSS_SELECTOR, "#features thead button")[3]
     for expected in (["80.9", "79.4"], ["79.4", "80.9"]):
         button.click()
-        assert _texts(browser, "#means tbody td:nth-child(4)")[:2] == expected
+        assert _texts(browser, "#features tbody td:nth-child(4)")[:2] == expected
 
 
 def test_plots_as_files(page: Path) -> None:

@@ -19,7 +19,7 @@ from fishing.progress import Progress, silent
 
 LEVEL = 0.95  # of the intervals
 SEED = 0
-_BLOCK_VALUES = 2**20  # counts that a thread works on at a time
+_BLOCK_VALUES = 2**18  # counts that a thread works on at a time, about 1 MiB
 
 
 def bootstrap(
