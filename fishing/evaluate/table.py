@@ -64,28 +64,30 @@ def _format_ranges(record: dict[str, Any]) -> str:
     The last two columns count the classes in which the interval of the difference to
     the reference lies above zero, and below.
     """
+    results = record["features"]
+    reference = record.get("bootstrap", {}).get("reference")
     head = ["", "mAP"]
     if "folds" in record:
         head.append("+/-")
-    if "bootstrap" in record:
-        reference = record["bootstrap"]["reference"]
-        head += ["95 %", f"- {reference}", "95 %", "above", "below"]
+    if reference:
+        head.append("95 %")
+    if reference in results:  # it has no row of its own at several temperatures
+        head += [f"- {reference}", "95 %", "above", "below"]
     lines = [head]
-    for feature, result in record["features"].items():
+    for feature, result in results.items():
         cells = [feature, _percent(result["mAP"])]
         if "folds" in record:
             cells.append(_percent(result["spread"]["mAP"]))
-        if "bootstrap" in record:
+        if reference:
             cells.append(_interval(result["interval"]["mAP"], ""))
-            if "difference" in result:
-                over = result["mAP"] - record["features"][reference]["mAP"]
-                bounds = [b for b in result["difference"]["AP"].values() if b]
-                cells += [
-                    _percent(over, "+"),
-                    _interval(result["difference"]["mAP"], "+"),
-                    str(sum(low > 0 for low, _ in bounds)),
-                    str(sum(high < 0 for _, high in bounds)),
-                ]
+        if reference in results and feature != reference:
+            bounds = [b for b in result["difference"]["AP"].values() if b]
+            cells += [
+                _percent(result["mAP"] - results[reference]["mAP"], "+"),
+                _interval(result["difference"]["mAP"], "+"),
+                str(sum(low > 0 for low, _ in bounds)),
+                str(sum(high < 0 for _, high in bounds)),
+            ]
         lines.append(cells + [""] * (len(head) - len(cells)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
