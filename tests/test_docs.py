@@ -33,12 +33,6 @@ from fishing.backends import parse_device
 from fishing.cli.main import main
 from fishing.errors import BackendError
 from fishing.nets import load_net
-from paper.test_figures import check_figures
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
@@ -207,8 +201,6 @@ def _run(page: Path, package: Path, data: Path, folder: Path) -> None:
             printed = run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)])
         elif blocks[0].language == "matlab":
             _read_matlab(blocks[0].text, sandbox)
-        elif blocks[0].language == "toml" and page.name == "reproduce.md":
-            check_figures(tomllib.loads(blocks[0].text))
         elif blocks[0].language == "toml":
             _read_net(blocks[0].text, sandbox / "toml")
         elif blocks[0].language == "python":
