@@ -182,8 +182,8 @@ def resampled_precision(
         drawn = counts[:, start : start + step].astype(np.int32)
         # The copies of a positive stand together, and precision does not fall from one
         # to the next. So it is enough to know it at the last copy of each.
-        hits = np.cumsum(drawn[order[ends - 1]], axis=0)
-        ranks = np.cumsum(stretches @ drawn, axis=0)
+        hits = np.cumsum(drawn[order[ends - 1]], axis=0, dtype=np.int32)
+        ranks = np.cumsum(stretches @ drawn, axis=0, dtype=np.int32)
         precision = hits / np.maximum(ranks, 1)
         best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         with np.errstate(invalid="ignore"):  # 0 / 0: a resample without a positive
@@ -207,7 +207,7 @@ def _eleven_points(
     """Average the best precision at or after each of eleven recalls, by column."""
     total = np.zeros(recall.shape[1])
     for t in RECALLS:
-        first = np.count_nonzero(recall < t, axis=0)  # 0 for NaN
+        first = (recall < t).sum(axis=0, dtype=np.int32)  # 0 for NaN
         total += best[first, np.arange(len(first))]
     total[np.isnan(recall[-1])] = np.nan
     return total / len(RECALLS)
