@@ -52,7 +52,9 @@ demo: .venv/installed
 	$(BIN)/fishing photographs $(DEMO)/photographs
 	$(BIN)/fishing extract --net tinyalexnet --data $(DEMO)/photographs \
 	    --split trainval --split test --output $(DEMO)/features.h5
-	$(BIN)/fishing evaluate $(DEMO)/features.h5 --output $(DEMO)/results
+	$(BIN)/fishing evaluate $(DEMO)/features.h5 --bootstrap 1000 \
+	    --output $(DEMO)/results
+	@$(BIN)/fishing report $(DEMO)/results --output $(DEMO)/report
 
 test: caffe-patched
 	$(BIN)/python tests/report/chromium.py

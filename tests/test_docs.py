@@ -35,12 +35,6 @@ from fishing.cli.main import main
 from fishing.errors import BackendError
 from fishing.nets import load_net
 from nets.onnx_models import CHANNELS, CLASSES, Model
-from paper.test_figures import check_figures
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
@@ -225,8 +219,6 @@ def _run(page: Path, package: Path, data: Path, folder: Path) -> None:
             _read_matlab(blocks[0].text, sandbox)
         elif blocks[0].language == "py":
             _read_python(blocks[0].text)
-        elif blocks[0].language == "toml" and page.name == "reproduce.md":
-            check_figures(tomllib.loads(blocks[0].text))
         elif blocks[0].language == "toml":
             _read_net(blocks[0].text, sandbox / "toml")
         elif blocks[0].language == "python":

@@ -14,10 +14,19 @@ from fishing.cli.progress import ProgressBar
 
 @click.command()
 @click.argument("features_files", type=options.PATH, nargs=-1, required=True)
+@click.option("--train", show_default="trainval", help="Split to train on.")
+@click.option("--test", show_default="test", help="Split to test on.")
 @click.option(
-    "--train", default="trainval", show_default=True, help="Split to train on."
+    "--split",
+    help="Split to cross-validate on, instead of --train and --test: the images of "
+    "each fold are ranked by SVMs that were trained on the other folds.",
 )
-@click.option("--test", default="test", show_default=True, help="Split to test on.")
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    show_default="5",
+    help="Number of folds for --split.",
+)
 @options.features
 @click.option(
     "--protocol",
@@ -33,6 +42,12 @@ from fishing.cli.progress import ProgressBar
     show_default=True,
     help="Regularisation parameter C of the SVMs.",
 )
+@options.bootstrap(0)
+@click.option(
+    "--reference",
+    help="Feature that --bootstrap compares the others with. The default is x7, or "
+    "else the first feature.",
+)
 @options.output(
     options.FOLDER,
     "results",
@@ -42,7 +57,11 @@ from fishing.cli.progress import ProgressBar
 @options.as_json
 def evaluate(
     features_files: tuple[Path, ...],
-    features: tuple[str, ...],
+    train: str | None,
+    test: str | None,
+    split: str | None,
+    folds: int | None,
+    reference: str | None,
     output: Path,
     as_json: bool,
     **protocol: Any,
@@ -52,12 +71,35 @@ def evaluate(
     Average precisions are printed, and written to the output folder with all decision
     values. Further files, made by `fishing temper`, add rows of other temperatures to
     the table; the results of each are written to a subfolder that is named after it.
-    """
-    from fishing.evaluate import by_temperature, evaluate, write_results
 
+    With --bootstrap, each value gets a 95 % interval, and so does its difference to
+    that of a reference feature.
+
+    \b
+    Examples:
+      fishing evaluate features.h5
+      fishing evaluate features.h5 --feature x7 --feature dW7 --bootstrap 1000
+      fishing evaluate features.h5 --split all --folds 5
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
+    from fishing.evaluate import (
+        by_temperature,
+        cross_validate,
+        evaluate,
+        write_results,
+    )
+
+    if split and (train or test):
+        raise click.UsageError("Give either --split, or --train and --test.")
+    if folds and not split:
+        raise click.UsageError("--folds needs --split.")
+    if reference and not protocol["n_resamples"]:
+        raise click.UsageError("--reference needs --bootstrap.")
     with ProgressBar() as progress:
+        run = {**protocol, "reference": reference, "progress": progress}
         evaluations = [
-            evaluate(path, features=features, progress=progress, **protocol)
+            cross_validate(path, split=split, n_folds=folds or 5, **run)
+            if split
+            else evaluate(path, train=train or "trainval", test=test or "test", **run)
             for path in features_files
         ]
     records = [evaluation.record for evaluation in evaluations]
@@ -68,9 +110,12 @@ def evaluate(
     if as_json:
         print_json(record)
         return
+    splits = f"{record['train']} to {record['test']}"
+    if split:
+        splits = f"{record['folds']} folds of {split}"
     how = "as an area" if record["protocol"] == "voc2012" else "at 11 points"
     click.echo(
-        f"Average precision in per cent, {record['train']} to {record['test']}, "
+        f"Average precision in per cent, {splits}, "
         f"protocol {record['protocol']}, C = {record['C']:g}; {how}, because "
         f"{record['protocol_because']}"
     )

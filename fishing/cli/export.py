@@ -18,7 +18,11 @@ def export(net: str, output: Path) -> None:
     The graph computes all activations and gradients in one call of ONNX Runtime, which
     works without this package. Its inputs are images and the temperature. Its metadata
     say how to prepare the images.
-    """
+
+    \b
+    Example:
+      fishing export --net vgg16 vgg16-gradients.onnx
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.backends.onnx import export
     from fishing.nets import load_net
 

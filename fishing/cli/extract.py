@@ -56,7 +56,12 @@ def extract(
     The same command resumes an interrupted extraction. Images that cannot be read are
     reported, recorded in the file, and left out. What is no image is left alone and
     counted.
-    """
+
+    \b
+    Examples:
+      fishing extract --net vgg16 --split trainval --split test
+      fishing extract --net tinyalexnet --data photos --output photos.h5
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.extract import extract
     from fishing.images import read_splits
     from fishing.nets import load_net
@@ -67,6 +72,7 @@ def extract(
             ExtractionSettings(load_net(net), **settings),
             read_splits(data, splits),
             output,
+            data=data,
             progress=progress,
             **run,
         )

@@ -20,7 +20,12 @@ def fetch(net: str, source: str | None) -> None:
 
     The same command resumes an interrupted download. The weights are stored in the
     folder that FISHING_HOME names, or else in the user's cache.
-    """
+
+    \b
+    Examples:
+      fishing fetch vgg16
+      fishing fetch alexnet --from downloads/bvlc_alexnet.caffemodel
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.nets import fetch_weights, load_net
 
     with ProgressBar() as progress:

@@ -27,7 +27,11 @@ def info(features_file: Path, verified: bool, as_json: bool) -> None:
 
     The output says how the file was made, what it contains and which images failed. A
     file whose parts do not fit together is refused.
-    """
+
+    \b
+    Example:
+      fishing info features.h5 --verify
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.store import describe, verify
 
     if verified:

@@ -87,6 +87,19 @@ def data(help: str) -> Callable[[F], F]:
     )
 
 
+def bootstrap(default: int) -> Callable[[F], F]:
+    """Make the option that asks for intervals."""
+    return click.option(
+        "--bootstrap",
+        "n_resamples",
+        metavar="N",
+        type=click.IntRange(min=0),
+        default=default,
+        show_default=True,
+        help="Number of resamples of the test images, for 95 % intervals; 0 for none.",
+    )
+
+
 def output(kind: click.Path, default: str, help: str) -> Callable[[F], F]:
     """Make the option that names the file or folder to write."""
     return click.option(

@@ -17,7 +17,11 @@ def photographs(folder: Path) -> None:
     FOLDER becomes a devkit with 20 classes, 600 images to train on and 600 to test on.
     They are made from photographs that scikit-image and scikit-learn contain; nothing
     is downloaded.
-    """
+
+    \b
+    Example:
+      fishing photographs photographs
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.images import write_photographs
 
     click.echo(write_photographs(folder))

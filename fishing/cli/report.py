@@ -21,9 +21,8 @@ from fishing.errors import needs_extra
 @click.option(
     "--data",
     type=options.PATH,
-    envvar="FISHING_VOC",
-    help="Data set that the page takes its images from, as for `extract`. The default "
-    "is FISHING_VOC; if neither is given, the page lists images by name.",
+    help="Data set that the page takes its images from, if it has been moved since "
+    "they were extracted.",
 )
 @click.option(
     "--features",
@@ -38,7 +37,11 @@ def report(
 
     RESULTS is a folder that `evaluate` wrote. If its subfolders contain results at
     other temperatures, the page shows them too.
-    """
+
+    \b
+    Example:
+      fishing report results
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     with needs_extra("report"):
         from fishing.report import write_report
 

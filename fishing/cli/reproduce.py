@@ -43,6 +43,7 @@ from fishing.cli.progress import ProgressBar
 @options.device
 @options.batch_size
 @options.threads
+@options.bootstrap(1000)
 @options.as_json
 def reproduce(
     data: Path,
@@ -57,7 +58,11 @@ def reproduce(
     The command fetches weights, extracts and evaluates features, and prints the results
     beside the paper's. Steps that are already done are not repeated, so the same
     command resumes an interrupted run.
-    """
+
+    \b
+    Example:
+      fishing reproduce --net alexnet --net vgg16 --data VOCdevkit
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.nets import load_net
     from fishing.paper import format_tables, reproduce
     from fishing.store import ExtractionSettings

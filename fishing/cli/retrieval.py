@@ -26,7 +26,11 @@ def retrieval(
 
     Every image of a labelled split is a query and ranks all others. The mean average
     precision is printed, over all queries and over those of each class.
-    """
+
+    \b
+    Example:
+      fishing retrieval features.h5 --split test --feature x7 --feature dW7
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.search import evaluate_retrieval
 
     with ProgressBar() as progress:

@@ -70,7 +70,12 @@ def search(
     The query is a photo (--query), whose features are computed as those of
     FEATURES_FILE were, or an image of that file (--query-id). Images are compared by
     the kernel of a feature.
-    """
+
+    \b
+    Examples:
+      fishing search features.h5 --query photo.jpg --sheet nearest.png
+      fishing search features.h5 --query-id 000012 --feature x7 --feature dW7
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.nets import load_net
     from fishing.search import format_neighbours, search_id, search_photo
 

@@ -40,7 +40,11 @@ def temper(
 
     No images are needed: the activations stay the same, and the gradients follow from
     them and from the weights of the last layers.
-    """
+
+    \b
+    Example:
+      fishing temper features.h5 --temperature 1 --temperature 4
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.extract import temper
     from fishing.nets import load_net
 

@@ -2,6 +2,7 @@ from .average_precision import average_precision as average_precision
 from .average_precision import average_precision_11point as average_precision_11point
 from .average_precision import average_precision_area as average_precision_area
 from .average_precision import precision_recall as precision_recall
+from .cross_validation import cross_validate as cross_validate
 from .estimators import GradientFeatures as GradientFeatures
 from .estimators import TraceKernel as TraceKernel
 from .estimators import paired as paired
@@ -10,6 +11,8 @@ from .failed_images import all_ids as all_ids
 from .failed_images import all_labels as all_labels
 from .failed_images import required_labels as required_labels
 from .failed_images import with_failed as with_failed
+from .intervals import bootstrap as bootstrap
+from .measure import check_resampling as check_resampling
 from .results import Evaluation as Evaluation
 from .results import read_record as read_record
 from .results import read_results as read_results

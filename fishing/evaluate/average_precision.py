@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 # Thresholds as the development kit's 0:0.1:1 gives them: 3 * 0.1 is above 0.3.
-_RECALLS = np.arange(11) * 0.1
+RECALLS = np.arange(11) * 0.1
 
 
 def average_precision_11point(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -42,7 +42,7 @@ def average_precision_11point(labels: ArrayLike, scores: ArrayLike) -> float:
     recall, precision = precision_recall(labels, scores)
     if not recall.size:
         return float("nan")
-    best = [precision[recall >= t].max(initial=0.0) for t in _RECALLS]
+    best = [precision[recall >= t].max(initial=0.0) for t in RECALLS]
     return float(sum(best) / len(best))
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,23 @@ from numpy.typing import NDArray
 
 from fishing import __version__
 from fishing.errors import EvaluationError
-from fishing.evaluate.average_precision import PROTOCOLS
 from fishing.evaluate.failed_images import (
     all_ids,
     all_labels,
     required_labels,
     with_failed,
 )
+from fishing.evaluate.measure import (
+    check_resampling,
+    choose_protocol,
+    measure,
+    usable_classes,
+)
 from fishing.evaluate.results import Evaluation
 from fishing.evaluate.svm import decision_function
-from fishing.images import FIRST_AREA_YEAR, year_of_ids, year_of_name
 from fishing.kernels import Kernels, choose_features, feature_blobs, in_order_of_depth
 from fishing.progress import Progress, silent
-from fishing.store import FeaturesFile, Split
-
-_log = logging.getLogger(__name__)
+from fishing.store import FeaturesFile, remembered_data
 
 
 def evaluate(
@@ -39,6 +40,8 @@ def evaluate(
     features: Sequence[str] = (),
     protocol: str | None = None,
     C: float = 1.0,
+    n_resamples: int = 0,
+    reference: str | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Train SVMs on one split, rank the images of another, and measure the rankings.
@@ -57,8 +60,14 @@ def evaluate(
         why under ``protocol_because``.
     C : float
         Weight of the SVMs' hinge loss.
+    n_resamples : int
+        Resamples of the test images, for 95 % intervals by a paired bootstrap; 0 for
+        none.
+    reference : str, optional
+        The feature that the others are compared with in the bootstrap. By default, x7,
+        or else the first one.
     progress : Progress
-        Counts features.
+        Counts features, and then the classes of the bootstrap.
 
     Returns
     -------
@@ -69,116 +78,97 @@ def evaluate(
     StoreError
         If the file is missing or lacks a split.
     EvaluationError
-        If there are no labels, if the file lacks a feature, if the protocol or C is not
-        allowed, if values are not finite, or if the kernels do not fit into memory.
+        If there are no labels, if the file lacks a feature, if the protocol, C or the
+        reference is not allowed, if values are not finite, or if the kernels do not fit
+        into memory.
     """
     with FeaturesFile(path) as file:
         training, testing = file.split(train), file.split(test)
         chosen = choose_features(features, training.blobs)
-        order = in_order_of_depth(chosen)
+        resampling = check_resampling(n_resamples, reference, chosen)
         labels = all_labels(testing, test, training.classes)
-        because = "--protocol asks for it"
-        if protocol is None:
-            protocol, because = _protocol(testing)
-        if protocol not in PROTOCOLS:
-            raise EvaluationError(
-                f"expected a protocol of {' '.join(PROTOCOLS)}, found '{protocol}'"
-            )
+        protocol, because = choose_protocol(protocol, testing)
         train_labels = required_labels(training.labels, train)
-        usable = _usable_classes(training.classes, train_labels, labels)
-        if not usable.any():
-            raise EvaluationError(
-                f"{path}: expected a class with positives and negatives in '{train}' "
-                f"and positives in '{test}', found none"
-            )
+        usable = usable_classes(
+            training.classes, [train_labels], labels, f"'{train}' and '{test}'"
+        )
         kernels = Kernels(training, testing)
-        scores: dict[str, Any] = dict.fromkeys(chosen)  # in the order of the table
-        for done, feature in enumerate(order):
-            kernels.keep(set().union(*map(feature_blobs, order[done:])))
-            progress(feature, done, len(order), "features")
-            try:
-                # No name holds the kernels, so they are gone before the next ones.
-                values = decision_function(
-                    *kernels(feature), labels=train_labels[:, usable], C=C
-                )
-            except MemoryError:
-                raise EvaluationError(
-                    f"expected memory for kernels of {len(training)} by "
-                    f"{len(training)} and {len(testing)} by {len(training)}, found "
-                    "too little; use fewer images"
-                ) from None
-            scores[feature] = with_failed(values, testing, usable)
-        progress(order[-1], len(order), len(order), "features")
+
+        def rank(feature: str) -> NDArray[np.float64]:
+            # No name holds the kernels, so they are gone before the next ones.
+            return decision_function(
+                *kernels(feature), labels=train_labels[:, usable], C=C
+            )
+
+        scores = {
+            feature: with_failed(values, testing, usable)
+            for feature, values in rank_all(rank, kernels, chosen, progress).items()
+        }
         record = {
-            "protocol": protocol,
-            "protocol_because": because,
-            "train": train,
-            "test": test,
-            "C": float(C),
+            **{"protocol": protocol, "protocol_because": because},
+            **{"train": train, "test": test, "C": float(C)},
+            **({"bootstrap": resampling} if resampling else {}),
             "classes": list(training.classes),
-            "features": {
-                feature: _measure(values, labels, training.classes, usable, protocol)
-                for feature, values in scores.items()
-            },
+            "features": measure(
+                scores,
+                labels,
+                training.classes,
+                protocol=protocol,
+                parts=[np.arange(len(labels))],
+                resampling=resampling,
+                progress=progress,
+            ),
             "source": file.settings,
             "lists": {train: training.list_sha256, test: testing.list_sha256},
-            "versions": _versions(),
+            "versions": versions(),
         }
-        return Evaluation(record, all_ids(testing), scores, path)
+        return Evaluation(record, all_ids(testing), scores, path, remembered_data(path))
 
 
-def _measure(
-    scores: NDArray[np.float64],
-    labels: NDArray[np.int8],
-    classes: Sequence[str],
-    usable: NDArray[np.bool_],
-    protocol: str,
-) -> dict[str, Any]:
-    """Compute average precision by class, and the mean over those that have one."""
-    average_precision = PROTOCOLS[protocol]
-    ap = {
-        name: average_precision(labels[:, j], scores[:, j]) if usable[j] else None
-        for j, name in enumerate(classes)
-    }
-    return {"mAP": float(np.mean([v for v in ap.values() if v is not None])), "AP": ap}
+def rank_all(
+    rank: Callable[[str], NDArray[np.float64]],
+    kernels: Kernels,
+    features: Sequence[str],
+    progress: Progress,
+) -> dict[str, NDArray[np.float64]]:
+    """Compute the decision values of features, keeping few Gram matrices at a time.
+
+    Parameters
+    ----------
+    rank : callable
+        Computes the decision values of one feature from `kernels`.
+    kernels : Kernels
+    features : sequence of str
+    progress : Progress
+        Counts features.
+
+    Returns
+    -------
+    dict of str to ndarray of float64
+        In the order of the features.
+
+    Raises
+    ------
+    EvaluationError
+        As `rank` does, or if the kernels do not fit into memory.
+    """
+    order = in_order_of_depth(features)
+    values: dict[str, Any] = dict.fromkeys(features)
+    for done, feature in enumerate(order):
+        kernels.keep(set().union(*map(feature_blobs, order[done:])))
+        progress(feature, done, len(order), "features")
+        try:
+            values[feature] = rank(feature)
+        except MemoryError:
+            raise EvaluationError(
+                f"expected memory for the kernels of {feature}, found too little; use "
+                "fewer images"
+            ) from None
+    progress(order[-1], len(order), len(order), "features")
+    return values
 
 
-def _usable_classes(
-    classes: Sequence[str],
-    train_labels: NDArray[np.int8],
-    test_labels: NDArray[np.int8],
-) -> NDArray[np.bool_]:
-    """Tell which classes can be trained and measured, and warn of the others."""
-    usable = np.zeros(len(classes), bool)
-    for j, name in enumerate(classes):
-        counts = (
-            int((train_labels[:, j] > 0).sum()),
-            int((train_labels[:, j] < 0).sum()),
-            int((test_labels[:, j] > 0).sum()),
-        )
-        usable[j] = all(counts)
-        if not usable[j]:
-            _log.warning(
-                "class '%s' has %d positives and %d negatives to learn from and %d "
-                "positives to find; it gets no average precision",
-                name,
-                *counts,
-            )
-    return usable
-
-
-def _protocol(split: Split) -> tuple[str, str]:
-    """Choose the protocol of the devkit's year, and say why."""
-    ids = (*split.image_id, *split.failed_id)
-    named, in_ids = year_of_name(split.devkit), year_of_ids(ids)
-    year = named or in_ids
-    if not year:
-        return "voc2007", "the images are of no devkit whose year is known"
-    because = f"the {'devkit is' if named else 'ids are those of'} VOC{year}"
-    return "voc2012" if year >= FIRST_AREA_YEAR else "voc2007", because
-
-
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """List the versions of the libraries that compute an evaluation."""
     return {
         "fishing": __version__,

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 def all_ids(split: Split) -> tuple[str, ...]:
     """List the ids of all images of a split, in the order of its list."""
     ids = np.empty(_n_images(split), dtype=object)
-    ids[_places(split)] = split.image_id
+    ids[places(split)] = split.image_id
     ids[split.failed_index] = split.failed_id
     return tuple(ids)
 
@@ -52,7 +52,7 @@ def all_labels(split: Split, name: str, classes: Sequence[str]) -> NDArray[np.in
     for j, class_name in enumerate(classes):
         if class_name in split.classes:
             column = split.classes.index(class_name)
-            found[_places(split), j] = labels[:, column]
+            found[places(split), j] = labels[:, column]
             found[split.failed_index, j] = failed_labels[:, column]
     for other in set(split.classes) - set(classes):
         _log.warning("class '%s' of split '%s' was not trained; left out", other, name)
@@ -79,7 +79,7 @@ def with_failed(
     """
     scores = np.full((_n_images(split), len(usable)), -np.inf)
     scores[:, ~usable] = np.nan
-    scores[np.ix_(_places(split), np.flatnonzero(usable))] = values
+    scores[np.ix_(places(split), np.flatnonzero(usable))] = values
     return scores
 
 
@@ -97,6 +97,6 @@ def _n_images(split: Split) -> int:
     return len(split) + len(split.failed_id)
 
 
-def _places(split: Split) -> NDArray[np.int64]:
+def places(split: Split) -> NDArray[np.int64]:
     """Find where the images with a row stand in the list of the split."""
     return np.delete(np.arange(_n_images(split)), split.failed_index)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -25,6 +24,7 @@ from fishing.evaluate.table import format_table
 from fishing.files import read_at_most, write_whole
 from fishing.images import check_class_names, is_name, is_split_name
 from fishing.kernels import parse_feature
+from fishing.store import relative_path
 
 _MAX_BYTES = 2**28  # of a file of results
 
@@ -39,19 +39,24 @@ class Evaluation:
         ``protocol``, ``train``, ``test``, ``C``, ``classes``, ``features`` (with
         ``mAP`` and ``AP`` by class, in [0, 1], None for a class that has no positive in
         one of the splits), ``source``: how the features were made, ``lists``: the
-        SHA-256 of both splits' lists, and ``versions`` of the libraries.
+        SHA-256 of both splits' lists, and ``versions`` of the libraries. Features have
+        ``spread`` if there are ``folds``, and ``interval`` and ``difference`` if there
+        is a ``bootstrap``.
     image_id : tuple of str, length n
         All images of the test split, in the order of its list.
     scores : dict of str to ndarray of float64, shape (n, n_classes)
         By feature; -inf for an image without a row, NaN for a class without an SVM.
     path : Path
         The features file.
+    data : Path, optional
+        The data set that the images are from, if that is known.
     """
 
     record: dict[str, Any]
     image_id: tuple[str, ...]
     scores: dict[str, NDArray[np.float64]]
     path: Path
+    data: Path | None = None
 
 
 def write_results(evaluation: Evaluation, folder: Path) -> Path:
@@ -59,8 +64,9 @@ def write_results(evaluation: Evaluation, folder: Path) -> Path:
 
     ``table.txt`` is the table. Files ``<feature>/comp1_cls_<test>_<class>.txt`` hold
     lines ``id score``, as the VOC server takes them, for all images with a score.
-    ``results.json``, which is written last, is the record with one more entry,
-    ``features_file``: the path from the folder to the features file.
+    ``results.json``, which is written last, is the record with the paths from the
+    folder to the features file, ``features_file``, and to the data set, ``data``, if
+    that is known.
 
     Parameters
     ----------
@@ -90,10 +96,9 @@ def write_results(evaluation: Evaluation, folder: Path) -> Path:
                 ]
                 write_whole(_scores_file(folder, record, feature, name), "".join(lines))
         write_whole(folder / "table.txt", format_table(record) + "\n")
-        # A relative path still holds after both are moved together.
-        features = evaluation.path.parent.resolve() / evaluation.path.name
-        way = Path(os.path.relpath(features, folder.resolve())).as_posix()
-        record = {**record, "features_file": way}
+        record = {**record, "features_file": relative_path(evaluation.path, folder)}
+        if evaluation.data:
+            record["data"] = relative_path(evaluation.data, folder)
         write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise EvaluationError(
@@ -138,7 +143,9 @@ def read_results(folder: Path) -> Evaluation:
         for j, column in enumerate(of_feature):
             rows = [images[image_id] for image_id in column]
             scores[feature][rows, j] = list(column.values())
-    return Evaluation(record, tuple(images), scores, folder / record["features_file"])
+    data = folder / record["data"] if "data" in record else None
+    features_file = folder / record["features_file"]
+    return Evaluation(record, tuple(images), scores, features_file, data)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -187,14 +194,18 @@ def _check_record(record: Any) -> None:
     missing = [key for key in _CHECKS if key not in record]
     if missing:
         raise ValueError(f"no '{missing[0]}' in it")
-    # A path is opened and not shown.
-    _check_texts({k: v for k, v in record.items() if k != "features_file"})
-    for key, fits in _CHECKS.items():
-        if not fits(record[key]):
+    _check_texts({k: v for k, v in record.items() if k not in _PATHS})
+    for key, fits in {**_CHECKS, **_OPTIONAL}.items():
+        if key in record and not fits(record[key]):
             raise ValueError(f"{str(record[key])[:100]!a} for {key}")
     check_class_names(record["classes"], "classes")
+    if "bootstrap" in record:
+        reference = record["bootstrap"]["reference"]
+        if reference not in record["features"]:
+            raise ValueError(f"a reference {reference[:100]!a} that is not measured")
     for feature, result in record["features"].items():
         _check_result(feature, result, record["classes"])
+        _check_ranges(feature, result, record)
     measured = {
         frozenset(name for name, value in result["AP"].items() if value is not None)
         for result in record["features"].values()
@@ -217,6 +228,28 @@ def _check_result(feature: str, result: Any, classes: list[str]) -> None:
         and all(v is None or _is_precision(v) for v in result["AP"].values())
     ):
         raise ValueError(f"no average precisions of {feature}")
+
+
+def _check_ranges(feature: str, result: dict[str, Any], record: dict[str, Any]) -> None:
+    """Check that a feature has the spread and the intervals that belong to it."""
+    kinds: dict[str, Callable[[Any], bool]] = {}
+    if "folds" in record:
+        kinds["spread"] = _is_precision
+    if "bootstrap" in record:
+        kinds["interval"] = _is_interval
+        if feature != record["bootstrap"]["reference"]:
+            kinds["difference"] = _is_interval
+    for kind, fits in kinds.items():
+        found = result.get(kind)
+        if not (
+            isinstance(found, dict)
+            and isinstance(found.get("AP"), dict)
+            and found["AP"].keys() == set(record["classes"])
+            and all(
+                v is None or fits(v) for v in (found.get("mAP"), *found["AP"].values())
+            )
+        ):
+            raise ValueError(f"no {kind} of {feature}")
 
 
 def _check_texts(value: Any) -> None:
@@ -245,6 +278,22 @@ def _is_precision(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
 
+def _is_interval(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(_is_number(bound) and -1 <= bound <= 1 for bound in value)
+    )
+
+
+def _is_bootstrap(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("reference"), str)
+        and all(_is_number(value.get(key)) for key in ("resamples", "level"))
+    )
+
+
 def _is_split(value: Any) -> bool:
     return isinstance(value, str) and is_split_name(value)
 
@@ -256,6 +305,9 @@ def _is_list_of_texts(value: Any) -> bool:
 def _is_mapping_of_texts(value: Any) -> bool:
     return isinstance(value, dict) and _is_list_of_texts(list(value.values()))
 
+
+# Paths are opened and never shown, so that any name of a file will do.
+_PATHS = {"features_file", "data"}
 
 # What results.json holds, and whether a value can be what its key says.
 _CHECKS: dict[str, Callable[[Any], bool]] = {
@@ -269,4 +321,11 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "lists": _is_mapping_of_texts,
     "versions": _is_mapping_of_texts,
     "features_file": lambda value: isinstance(value, str),
+}
+
+_OPTIONAL: dict[str, Callable[[Any], bool]] = {
+    "protocol_because": lambda value: isinstance(value, str),
+    "folds": lambda value: type(value) is int and value > 1,
+    "bootstrap": _is_bootstrap,
+    "data": lambda value: isinstance(value, str),
 }

@@ -13,7 +13,8 @@ _COLUMN, _NAME = 8, 6
 def format_table(record: dict[str, Any], width: int | None = None) -> str:
     """Lay out average precisions, features by classes, in per cent.
 
-    The best of each column is marked with a star.
+    The best of each column is marked with a star. If the record has folds or a
+    bootstrap, a table of means with their spread and intervals stands below.
 
     Parameters
     ----------
@@ -52,7 +53,50 @@ def format_table(record: dict[str, Any], width: int | None = None) -> str:
                 for first, *rest in rows
             )
         )
+    if "folds" in record or "bootstrap" in record:
+        blocks.append(_format_ranges(record))
     return "\n\n".join(blocks)
+
+
+def _format_ranges(record: dict[str, Any]) -> str:
+    """Lay out means with their spread over folds and the intervals of a bootstrap.
+
+    The last two columns count the classes in which the interval of the difference to
+    the reference lies above zero, and below.
+    """
+    results = record["features"]
+    reference = record.get("bootstrap", {}).get("reference")
+    head = ["", "mAP"]
+    if "folds" in record:
+        head.append("+/-")
+    if reference:
+        head.append("95 %")
+    if reference in results:  # it has no row of its own at several temperatures
+        head += [f"- {reference}", "95 %", "above", "below"]
+    lines = [head]
+    for feature, result in results.items():
+        cells = [feature, _percent(result["mAP"])]
+        if "folds" in record:
+            cells.append(_percent(result["spread"]["mAP"]))
+        if reference:
+            cells.append(_interval(result["interval"]["mAP"], ""))
+        if reference in results and feature != reference:
+            bounds = [b for b in result["difference"]["AP"].values() if b]
+            cells += [
+                _percent(result["mAP"] - results[reference]["mAP"], "+"),
+                _interval(result["difference"]["mAP"], "+"),
+                str(sum(low > 0 for low, _ in bounds)),
+                str(sum(high < 0 for _, high in bounds)),
+            ]
+        lines.append(cells + [""] * (len(head) - len(cells)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [f"{cells[0]:<{widths[0]}}"]
+            + [f"{c:>{w}}" for c, w in zip(cells[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for cells in lines
+    )
 
 
 def by_temperature(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -99,9 +143,19 @@ def by_temperature(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _cells(values: Sequence[float | None]) -> list[str]:
     """Write a column in per cent, and mark its best values."""
-    texts = ["-" if v is None else f"{100 * v:.1f}" for v in values]
+    texts = list(map(_percent, values))
     best = max((v for v in values if v is not None), default=None)
     return [
         text + ("*" if v is not None and v == best else " ")
         for text, v in zip(texts, values, strict=True)
     ]
+
+
+def _percent(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{100 * value:{sign}.1f}"
+
+
+def _interval(bounds: Sequence[float] | None, sign: str) -> str:
+    if bounds is None:
+        return "-"
+    return "[" + ", ".join(_percent(bound, sign) for bound in bounds) + "]"

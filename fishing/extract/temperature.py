@@ -26,6 +26,8 @@ from fishing.store import (
     FeaturesFile,
     Rows,
     Split,
+    remember_data,
+    remembered_data,
     with_storage,
     write_features,
 )
@@ -86,6 +88,8 @@ def temper(
             steps = read_steps(spec, _widths(file))
             for target, tau in todo.items():
                 _write(target, tau, file, steps, progress)
+                if data := remembered_data(path):
+                    remember_data(target, data)
     return list(outputs)
 
 

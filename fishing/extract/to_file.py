@@ -37,7 +37,7 @@ from fishing.images import (
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
 from fishing.processes import opencv_threads, usable_cores
 from fishing.progress import Progress, silent
-from fishing.store import ExtractionSettings, FeaturesWriter
+from fishing.store import ExtractionSettings, FeaturesWriter, remember_data
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ def extract(
     lists: Sequence[ImageList],
     output: Path,
     *,
+    data: Path | None = None,
     device: str = "cpu",
     batch_size: int | None = None,
     overwrite: bool = False,
@@ -89,6 +90,9 @@ def extract(
     lists : sequence of ImageList
     output : Path
         The features file. It gets this name once it is whole.
+    data : Path, optional
+        The data set of the lists. It is remembered beside the features file, for
+        commands that show images.
     device : str
         ``cpu``, ``gpu:0``, or several GPUs as ``gpu:0,1``.
     batch_size : int, optional
@@ -137,6 +141,8 @@ def extract(
                         images, net, preprocess, writer, strict, progress
                     )
             writer.publish(progress)
+        if data is not None:
+            remember_data(output, data)
         names = {images.split for images in pending}
         return [
             Extracted(

@@ -1,6 +1,7 @@
-from .figures import is_in_paper as is_in_paper
 from .figures import paper_figures as paper_figures
 from .figures import paper_source as paper_source
+from .figures import paper_splits as paper_splits
+from .figures import published_figures as published_figures
 from .reproduction import reproduce as reproduce
 from .submission import write_submission as write_submission
 from .tables import Result as Result

@@ -17,20 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from fishing.errors import DataError, EvaluationError
-from fishing.evaluate import evaluate, read_record, write_results
+from fishing.evaluate import check_resampling, evaluate, read_record, write_results
 from fishing.extract import extract
 from fishing.files import write_whole
 from fishing.images import FIRST_AREA_YEAR, ImageList, read_splits, year_of_devkit
 from fishing.kernels import available_features, choose_features, parse_feature
 from fishing.nets import fetch_weights
+from fishing.paper.layouts import FORMATS
 from fishing.paper.submission import write_submission
-from fishing.paper.tables import (
-    FORMATS,
-    Result,
-    by_class_features,
-    compare,
-    format_tables,
-)
+from fishing.paper.tables import Result, by_class_features, compare, format_tables
 from fishing.progress import Progress, silent
 from fishing.store import ExtractionSettings, FeaturesFile
 
@@ -42,6 +37,7 @@ class _DataSet:
     """A data set and its splits; `server` is ranked for the server, if it is there."""
 
     name: str
+    folder: Path
     train: ImageList
     test: ImageList
     server: ImageList | None = None
@@ -56,6 +52,7 @@ def reproduce(
     features: Sequence[str] = (),
     device: str = "cpu",
     batch_size: int | None = None,
+    n_resamples: int = 1000,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Run the paper's protocol, and compare the results with the paper's.
@@ -82,6 +79,8 @@ def reproduce(
         Features beside those of table 1, such as ``x6*x7``, to have rows of their own.
     device, batch_size
         As for `fishing.extract.extract`.
+    n_resamples
+        As for `fishing.evaluate.evaluate`.
     progress : Progress
         Counts the units of each stage.
 
@@ -112,11 +111,14 @@ def reproduce(
                 one,
                 lists,
                 file,
+                data=data_set.folder,
                 device=device,
                 batch_size=batch_size,
                 progress=partial(_labelled, progress, stem),
             )
-            record = _evaluated(data_set, file, features, output / stem, progress)
+            record = _evaluated(
+                data_set, file, features, output / stem, n_resamples, progress
+            )
             results.append(Result(data_set.name, one.net.name, record))
             if data_set.server:
                 for feature in by_class_features(record["features"]):
@@ -165,12 +167,12 @@ def _read_data_set(folder: Path) -> _DataSet:
     name = next((n for n in names if re.fullmatch(r"VOC\d{4}", n)), names[1])
     if year_of_devkit(folder) < FIRST_AREA_YEAR:
         train, test = read_splits(folder, ["trainval", "test"])
-        return _DataSet(name, train, test)
+        return _DataSet(name, folder, train, test)
     train, test = read_splits(folder, ["train", "val"])
     if not (folder / "ImageSets" / "Main" / "test.txt").is_file():
         _log.info("%s has no test.txt: no archive for the server", folder)
-        return _DataSet(name, train, test)
-    return _DataSet(name, train, test, *read_splits(folder, ["test"]))
+        return _DataSet(name, folder, train, test)
+    return _DataSet(name, folder, train, test, *read_splits(folder, ["test"]))
 
 
 def _evaluated(
@@ -178,9 +180,10 @@ def _evaluated(
     path: Path,
     features: Sequence[str],
     folder: Path,
+    n_resamples: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Evaluate table 1's features of a file and others, unless its results are there.
+    """Evaluate the features of the tables and others, unless their results are there.
 
     Results that are there may have more features, which are left out.
     """
@@ -192,6 +195,7 @@ def _evaluated(
             **{"train": train.split, "test": test.split, "C": 1.0},
             "source": file.settings,
             "lists": {images.split: images.sha256 for images in (train, test)},
+            "bootstrap": check_resampling(n_resamples, None, names),
         }
     try:
         record = read_record(folder)
@@ -204,6 +208,7 @@ def _evaluated(
             train=train.split,
             test=test.split,
             features=names,
+            n_resamples=n_resamples,
             progress=partial(_labelled, progress, folder.name),
         )
         write_results(evaluation, folder)

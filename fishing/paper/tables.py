@@ -1,37 +1,27 @@
-"""The paper's tables with our figures, the paper's, and the difference.
-
-The tables are laid out as text, Markdown and LaTeX.
-"""
+"""The paper's tables with our figures, the paper's, and the difference."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tabulate import tabulate
-
 from fishing.kernels import available_features, feature_blobs, main_feature
-from fishing.paper.figures import Figures, is_in_paper, paper_figures, paper_source
-
-#: Suffixes of the files that tables are written to.
-FORMATS = ("txt", "md", "tex")
+from fishing.paper.figures import (
+    Figures,
+    paper_figures,
+    paper_source,
+    paper_splits,
+    published_figures,
+)
+from fishing.paper.layouts import Column, Table, lay_out
 
 _TITLES = {"VOC2007": "Table 2", "VOC2012": "Table 3"}
 
-_TEX = str.maketrans(
-    {
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        # After the end of a row a bracket would be an option.
-        "[": "{[}",
-    }
-)
+# What a column shows; see `Column.keys`.
+_OURS = {"ours": ""}
+_BESIDE = {"ours": "ours", "paper": "paper", "difference": "+/-"}
+_PAPER = {"paper": "paper"}
 
 
 @dataclass(frozen=True)
@@ -64,24 +54,46 @@ def compare(results: Sequence[Result]) -> dict[str, Any]:
     dict
         ``paper``, its citation, and ``results``: by data set and net, a dict with
         ``protocol``, ``train``, ``test``, ``C`` and ``features``. Each feature has
-        ``mAP`` and, by class, ``AP``: dicts with ``ours``, ``paper`` and
-        ``difference``, in [0, 1] or None.
+        ``mAP`` (table 1), ``mean`` (that of tables 2 and 3) and, by class, ``AP``:
+        dicts with ``ours``, ``paper`` and ``difference``, in [0, 1] or None, and with
+        the ``interval`` of a bootstrap. With one, there is also ``over``: the
+        difference of the mAP to that of the ``reference``, and its interval.
+        ``other_splits`` has the paper's figures of splits that were not evaluated.
+        ``published`` has the lines of table 1 (right), if the paper has these nets.
     """
     found: dict[str, Any] = {}
     for result in results:
-        record, paper = result.record, paper_figures(result.data_set, result.net)
-        found.setdefault(result.data_set, {})[result.net] = {
-            **{key: record[key] for key in ("protocol", "train", "test", "C")},
-            "features": {
-                feature: _compare_feature(feature, measured, paper)
-                for feature, measured in record["features"].items()
-            },
+        record = result.record
+        paper = paper_figures(result.data_set, record["test"], result.net)
+        one = {key: record[key] for key in ("protocol", "train", "test", "C")}
+        if "bootstrap" in record:
+            one["reference"] = record["bootstrap"]["reference"]
+        one["features"] = {
+            feature: _compare_feature(feature, record, paper)
+            for feature in record["features"]
         }
-    return {"paper": paper_source(), "results": found}
+        one["other_splits"] = {
+            split: {
+                feature: {"mean": figures.class_mean[feature], "AP": AP}
+                for feature, AP in figures.by_class.items()
+            }
+            for split in paper_splits(result.data_set)
+            if split != record["test"]
+            and (figures := paper_figures(result.data_set, split, result.net))
+        }
+        found.setdefault(result.data_set, {})[result.net] = one
+    is_in_paper = any(
+        _figures(data_set, net, one) for data_set, net, one in _each(found)
+    )
+    return {
+        "paper": paper_source(),
+        "results": found,
+        "published": _compare_published(found) if is_in_paper else [],
+    }
 
 
 def format_tables(comparison: dict[str, Any], suffix: str) -> str:
-    """Lay out table 1 (left), and a table by class for each data set, in per cent.
+    """Lay out table 1, a table by class for each data set, and intervals, in per cent.
 
     Parameters
     ----------
@@ -95,45 +107,19 @@ def format_tables(comparison: dict[str, Any], suffix: str) -> str:
     str
         The tables, with a newline at their end.
     """
-    means = [
-        _Column(
-            f"{data_set} {net}",
-            {f: measured["mAP"] for f, measured in result["features"].items()},
-            is_in_paper(data_set, net),
-        )
-        for data_set, nets in comparison["results"].items()
-        for net, result in nets.items()
-    ]
-    rows = _in_order(dict.fromkeys(f for column in means for f in column.values))
-    title = ("Table 1 (left)", "mean average precision")
-    parts = [_layout(title, "feature", rows, means, suffix)]
-    for data_set, nets in comparison["results"].items():
-        columns = [
-            _Column(
-                f"{net} {feature}",
-                {"mean": measured["mAP"], **measured["AP"]},
-                is_in_paper(data_set, net),
-            )
-            for net, result in nets.items()
-            for feature, measured in result["features"].items()
-            if feature in by_class_features(result["features"])
-        ]
-        how = next(iter(nets.values()))
-        title = (
-            _TITLES.get(data_set, "By class"),
-            f"average precision on {data_set}, {how['train']} to {how['test']}",
-        )
-        parts.append(_layout(title, "class", list(columns[0].values), columns, suffix))
-    note = "Average precision in per cent."
-    if any(column.in_paper for column in means):
-        note += (
-            " The paper's figure and the difference stand beside each; a dash marks "
-            f"a figure that is not on record here. Paper: {comparison['paper']}."
-        )
+    results = comparison["results"]
+    tables = [_means(results)]
+    if comparison["published"]:
+        tables.append(_published(comparison["published"]))
+    tables += [_by_class(data_set, nets) for data_set, nets in results.items()]
+    if any("reference" in one for *_, one in _each(results)):
+        tables.append(_intervals(results))
+    parts = [lay_out(table, suffix) for table in tables]
+    notes = " ".join(_notes(comparison))
     if suffix == "tex":
         parts.insert(0, r"% \usepackage{booktabs,graphicx}")
-        note = f"% {note}"
-    return "\n\n".join([*parts, note]) + "\n"
+        notes = f"% {notes}"
+    return "\n\n".join([*parts, notes]) + "\n"
 
 
 def by_class_features(features: Iterable[str]) -> tuple[str, ...]:
@@ -142,6 +128,146 @@ def by_class_features(features: Iterable[str]) -> tuple[str, ...]:
     The latter stands for the deepest gradient but one that the features have.
     """
     return "x7", main_feature(set().union(*map(feature_blobs, features)))
+
+
+def _each(results: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Go through all data sets and nets."""
+    for data_set, nets in results.items():
+        for net, one in nets.items():
+            yield data_set, net, one
+
+
+def _figures(data_set: str, net: str, one: dict[str, Any]) -> Figures:
+    return paper_figures(data_set, one["test"], net)
+
+
+def _compare_feature(
+    feature: str, record: dict[str, Any], paper: Figures
+) -> dict[str, Any]:
+    measured, by_class = record["features"][feature], paper.by_class.get(feature, {})
+    interval = measured.get("interval", {"mAP": None, "AP": {}})
+    mean = measured["mAP"]
+    found: dict[str, Any] = {
+        "mAP": _beside(mean, paper.mean.get(feature), interval["mAP"]),
+        "mean": _beside(mean, paper.class_mean.get(feature), interval["mAP"]),
+        "AP": {
+            name: _beside(value, by_class.get(name), interval["AP"].get(name))
+            for name, value in measured["AP"].items()
+        },
+    }
+    if "difference" in measured:
+        base = record["features"][record["bootstrap"]["reference"]]["mAP"]
+        over = measured["difference"]["mAP"]
+        found["over"] = {"difference": mean - base, "interval": over}
+    return found
+
+
+def _beside(
+    ours: float | None, paper: float | None, interval: list[float] | None = None
+) -> dict[str, Any]:
+    difference = None if ours is None or paper is None else ours - paper
+    found = {"ours": ours, "paper": paper, "difference": difference}
+    return {**found, "interval": interval} if interval else found
+
+
+def _compare_published(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put our figures beside those lines of table 1 (right) that are the paper's."""
+    lines = []
+    for line in published_figures():
+        means = {}
+        for data_set, paper in line.mean.items():
+            one = results.get(data_set, {}).get(line.net, {"test": "", "features": {}})
+            feature = one["features"].get(line.feature)
+            is_same = feature is not None and one["test"] == "test"
+            means[data_set] = _beside(
+                feature["mAP"]["ours"] if is_same else None, paper
+            )
+        lines.append({"method": line.method, "mAP": means})
+    return lines
+
+
+def _means(results: dict[str, Any]) -> Table:
+    columns = [
+        Column(
+            f"{data_set} {net}",
+            {f: measured["mAP"] for f, measured in one["features"].items()},
+            _BESIDE if _figures(data_set, net, one) else _OURS,
+        )
+        for data_set, net, one in _each(results)
+    ]
+    rows = _in_order(dict.fromkeys(f for column in columns for f in column.values))
+    return Table("Table 1 (left)", "mean average precision", "feature", rows, columns)
+
+
+def _published(lines: Sequence[dict[str, Any]]) -> Table:
+    columns = []
+    for data_set in dict.fromkeys(name for line in lines for name in line["mAP"]):
+        # Most lines have no value of ours, which is no dash here.
+        values = {
+            line["method"]: {k: "" if v is None else v for k, v in means.items()}
+            for line in lines
+            if (means := line["mAP"].get(data_set))
+        }
+        if any(value["ours"] for value in values.values()):
+            columns.append(Column(data_set, values, _BESIDE))
+        else:
+            columns.append(Column(f"{data_set} paper", values, _PAPER))
+    title = "published results on test, mean average precision"
+    rows = [line["method"] for line in lines]
+    return Table("Table 1 (right)", title, "method", rows, columns)
+
+
+def _by_class(data_set: str, nets: dict[str, Any]) -> Table:
+    """Make table 2, table 3 or one like them."""
+    columns = []
+    for net, one in nets.items():
+        shown = by_class_features(one["features"])
+        for feature, measured in one["features"].items():
+            if feature in shown:
+                has_paper = feature in _figures(data_set, net, one).by_class
+                columns.append(
+                    Column(
+                        f"{net} {feature} {one['test']}",
+                        {"mean": measured["mean"], **measured["AP"]},
+                        _BESIDE if has_paper else _OURS,
+                    )
+                )
+        for split, features in one["other_splits"].items():
+            for feature, paper in features.items():
+                values = {"mean": paper["mean"], **paper["AP"]}
+                columns.append(
+                    Column(
+                        f"{net} {feature} {split} paper",
+                        {name: {"paper": value} for name, value in values.items()},
+                        _PAPER,
+                    )
+                )
+    how = next(iter(nets.values()))
+    title = f"average precision on {data_set}, {how['train']} to {how['test']}"
+    reference = _TITLES.get(data_set, "By class")
+    return Table(reference, title, "class", list(columns[0].values), columns)
+
+
+def _intervals(results: dict[str, Any]) -> Table:
+    """Make the table of means with the intervals of a bootstrap."""
+    columns = []
+    for data_set, net, one in _each(results):
+        if "reference" not in one:
+            continue
+        values = {}
+        for feature, measured in one["features"].items():
+            over = measured.get("over", {"difference": "", "interval": ""})
+            values[feature] = {
+                **{key: measured["mAP"][key] for key in ("ours", "interval")},
+                "difference": over["difference"],
+                "difference_interval": over["interval"],
+            }
+        keys = {"ours": "mAP", "interval": "95 %"}
+        keys |= {"difference": f"- {one['reference']}", "difference_interval": "95 %"}
+        columns.append(Column(f"{data_set} {net}", values, keys))
+    rows = _in_order(dict.fromkeys(f for column in columns for f in column.values))
+    title = "mean average precision with 95 % intervals"
+    return Table("Bootstrap", title, "feature", rows, columns)
 
 
 def _in_order(features: Iterable[str]) -> list[str]:
@@ -153,119 +279,24 @@ def _in_order(features: Iterable[str]) -> list[str]:
     )
 
 
-@dataclass(frozen=True)
-class _Column:
-    """The heading of a net's column, and its values by row."""
-
-    heading: str
-    values: dict[str, dict[str, float | None]]
-    in_paper: bool
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Name the parts of each value that are shown."""
-        return ("ours", "paper", "difference")[: 3 if self.in_paper else 1]
-
-
-def _compare_feature(
-    feature: str, measured: dict[str, Any], paper: Figures
-) -> dict[str, Any]:
-    by_class = paper.by_class.get(feature, {})
-    return {
-        "mAP": _beside(measured["mAP"], paper.mean.get(feature)),
-        "AP": {
-            name: _beside(value, by_class.get(name))
-            for name, value in measured["AP"].items()
-        },
-    }
-
-
-def _beside(ours: float | None, paper: float | None) -> dict[str, float | None]:
-    difference = None if ours is None or paper is None else ours - paper
-    return {"ours": ours, "paper": paper, "difference": difference}
-
-
-def _layout(
-    title: tuple[str, str],
-    corner: str,
-    rows: Sequence[str],
-    columns: Sequence[_Column],
-    suffix: str,
-) -> str:
-    """Lay out one table; the first part of its title is the paper's name for it."""
-    # In Markdown, the stars of two products would set what is between them in italics.
-    cells = [[row.replace("*", r"\*") if suffix == "md" else row] for row in rows]
-    for column in columns:
-        for row, line in zip(rows, cells, strict=True):
-            values = column.values.get(row, {})
-            line += [_percent(key, values.get(key)) for key in column.keys]
-    if suffix == "tex":
-        return _latex(title, corner, cells, columns)
-    headers = [corner]
-    for column in columns:
-        heading = column.heading
-        # On a terminal a narrow column matters more than a heading in one line.
-        headers.append(heading.replace(" ", "\n") if suffix == "txt" else heading)
-        headers += ["paper", "+/-"][: len(column.keys) - 1]
-    table = tabulate(
-        cells,
-        headers,
-        tablefmt="simple" if suffix == "txt" else "github",
-        disable_numparse=True,
-        colalign=["left"] + ["right"] * (len(headers) - 1),
-    )
-    heading = ": ".join(title)
-    return f"**{heading}**\n\n{table}" if suffix == "md" else f"{heading}\n\n{table}"
-
-
-def _latex(
-    title: tuple[str, str],
-    corner: str,
-    cells: Sequence[Sequence[str]],
-    columns: Sequence[_Column],
-) -> str:
-    """Write one table with booktabs, no wider than the text."""
-    top, second, rules, n = [""], [corner], "", 2
-    for column in columns:
-        width = len(column.keys)
-        heading = r"\\".join(name.translate(_TEX) for name in column.heading.split())
-        top.append(rf"\multicolumn{{{width}}}{{c}}{{\shortstack{{{heading}}}}}")
-        second += ["ours", "paper", r"$\Delta$"] if column.in_paper else [""]
-        rules += rf"\cmidrule(lr){{{n}-{n + width - 1}}}"
-        n += width
-    body = [
-        [name.translate(_TEX), *("--" if v == "-" else _signed(v) for v in values)]
-        for name, *values in cells
-    ]
-    reference, what = title
-    caption = (what[0].upper() + what[1:]).translate(_TEX)
-    if reference.startswith("Table") and any(c.in_paper for c in columns):
-        caption += f"; the paper's {reference.lower()}"
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{caption}.}}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * (n - 2)}}}",
-            r"\toprule",
-            " & ".join(top) + r" \\",
-            rules,
-            " & ".join(second) + r" \\",
-            r"\midrule",
-            *(" & ".join(line) + r" \\" for line in body),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table}",
-        ]
-    )
-
-
-def _signed(value: str) -> str:
-    """Write the sign of a number in mathematics, where it is not a hyphen."""
-    return re.sub(r"^[+-]", r"$\g<0>$", value)
-
-
-def _percent(key: str, value: float | None) -> str:
-    sign = "+" if key == "difference" else ""
-    return "-" if value is None else f"{100 * value:{sign}.1f}"
+def _notes(comparison: dict[str, Any]) -> Iterator[str]:
+    """Say what the tables do not say themselves."""
+    yield "Average precision in per cent."
+    results = comparison["results"]
+    if any("reference" in one for *_, one in _each(results)):
+        yield "Intervals are those of a paired bootstrap over the test images."
+    if not comparison["published"]:
+        return
+    yield "The paper's figure and the difference stand beside ours."
+    if any(one["other_splits"] for *_, one in _each(results)):
+        yield "The paper's figures on a split that is not evaluated here stand alone."
+    for data_set, net, one in _each(results):
+        paper = _figures(data_set, net, one)
+        for feature, mean in paper.class_mean.items():
+            if abs(mean - paper.mean.get(feature, mean)) > 1e-9:
+                yield (
+                    f"Of {feature} of {net} the paper prints two means, "
+                    f"{100 * paper.mean[feature]:.1f} in table 1 and {100 * mean:.1f} "
+                    f"in {_TITLES[data_set].lower()}."
+                )
+    yield f"Paper: {comparison['paper']}."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import jinja2
 
 from fishing import __version__
-from fishing.errors import EvaluationError
+from fishing.errors import DataError, EvaluationError
 from fishing.evaluate import read_record, read_results
 from fishing.files import write_whole
 from fishing.progress import Progress, silent
@@ -18,6 +20,8 @@ from fishing.report.sections import Sections
 from fishing.report.statistics import rank
 from fishing.report.thumbnails import Thumbnails
 from fishing.store import FeaturesFile
+
+_log = logging.getLogger(__name__)
 
 _SOURCE: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("net", "net_sha256", "weights_sha256", "backend"), str),
@@ -45,8 +49,9 @@ def write_report(
     features : Path, optional
         The features file. By default, it is where the results say.
     data : Path, optional
-        The data set, as for `fishing.images.read_splits`, for pictures of images.
-        Without one, the page names images instead.
+        The data set, as for `fishing.images.read_splits`, for pictures of images. By
+        default, it is where the results say. If it is not there any more, a warning
+        says so, and the page names images instead.
     progress : Progress
         Counts classes.
 
@@ -72,7 +77,7 @@ def write_report(
             )
         testing = file.split(record["test"])
         ranked = rank(evaluation, testing)
-        thumbnails = Thumbnails(ranked.image_id, record["test"], data)
+        thumbnails = _thumbnails(ranked.image_id, record["test"], data, evaluation.data)
         sections = Sections(record, ranked, testing, thumbnails)
         variables = sections.variables(_tempered(results, record), progress)
     template = jinja2.Environment(
@@ -101,6 +106,18 @@ def write_report(
     return path
 
 
+def _thumbnails(
+    image_id: Sequence[str], split: str, data: Path | None, remembered: Path | None
+) -> Thumbnails:
+    """Open the data set that is named, or else the one that the results remember."""
+    if data is None and remembered is not None:
+        try:
+            return Thumbnails(image_id, split, remembered)
+        except DataError as error:
+            _log.warning("the page has no pictures: %s", error)
+    return Thumbnails(image_id, split, data)
+
+
 def _check_source(source: dict[str, Any]) -> None:
     """Check that results say how their features were made, as the page does."""
     for key, kind in _SOURCE.items():
@@ -120,8 +137,10 @@ def _tempered(
         other = read_record(path.parent)
         tau = other["source"].get("temperature")
         same = {**other["source"], "temperature": record["source"]["temperature"]}
-        keys = ("protocol", "train", "test", "C", "lists")
-        if same == record["source"] and all(other[k] == record[k] for k in keys):
+        keys = ("protocol", "train", "test", "C", "lists", "folds")
+        if same == record["source"] and all(
+            other.get(key) == record.get(key) for key in keys
+        ):
             found[tau] = other
     found.pop(record["source"]["temperature"], None)
     return sorted(found.items())
@@ -132,7 +151,9 @@ def _commands(record: dict[str, Any]) -> list[str]:
     source, train, test = (record[key] for key in ("source", "train", "test"))
     file = Path(record["features_file"]).name
     extract = ["fishing", "extract", "--net", source["net"]]
-    extract += ["--split", train, "--split", test, "--backend", source["backend"]]
+    for split in dict.fromkeys((train, test)):
+        extract += ["--split", split]
+    extract += ["--backend", source["backend"]]
     extract += ["--temperature", f"{source['temperature']:g}"]
     for key in ("dtype", "compression"):
         if key in source:
@@ -140,6 +161,14 @@ def _commands(record: dict[str, Any]) -> list[str]:
     if source.get("gpu_math") == "tf32":
         extract += ["--device", "gpu:0", "--tf32"]
     extract += ["--output", file]
-    evaluate = ["fishing", "evaluate", file, "--train", train, "--test", test]
+    evaluate = ["fishing", "evaluate", file]
+    if "folds" in record:
+        evaluate += ["--split", test, "--folds", str(record["folds"])]
+    else:
+        evaluate += ["--train", train, "--test", test]
     evaluate += ["--protocol", record["protocol"], "-C", f"{record['C']:g}"]
+    if "bootstrap" in record:
+        how = record["bootstrap"]
+        evaluate += ["--bootstrap", f"{how['resamples']:g}"]
+        evaluate += ["--reference", how["reference"]]
     return [shlex.join(extract), shlex.join(evaluate)]

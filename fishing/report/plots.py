@@ -90,22 +90,59 @@ def precision_recall_plot(curves: Mapping[str, Curve]) -> str:
         return _svg(figure)
 
 
-def difference_plot(differences: Mapping[str, float], label: str) -> str:
-    """Draw differences by class as bars, in percentage points, the largest on top."""
+def difference_plot(
+    differences: Mapping[str, float],
+    label: str,
+    intervals: Mapping[str, Sequence[float]],
+) -> str:
+    """Draw differences by class as bars, in percentage points, the largest on top.
+
+    Where there is an interval, it is drawn as a whisker.
+    """
     ordered = sorted(differences.items(), key=lambda item: item[1])
     values = np.array([100 * value for _, value in ordered])
     with mpl.rc_context(_STYLE):
         figure, ax = _figure(_WIDTH, 0.8 + 0.22 * len(values))
         bars = ax.barh(
-            [_short(name) for name, _ in ordered],
+            range(len(values)),
             values,
             height=0.68,
             color=[COLOURS["dW7"] if v >= 0 else COLOURS["x7"] for v in values],
         )
         texts = [f"{v:+.1f}".replace("-", "−") for v in values]  # noqa: RUF001
-        ax.bar_label(bars, texts, padding=3, fontsize=9)
+        if intervals:
+            _whiskers(ax, [intervals[name] for name, _ in ordered])
+            ax.set_yticks(
+                range(len(values)),
+                [
+                    f"{_short(name)}  {text}"
+                    for (name, _), text in zip(ordered, texts, strict=True)
+                ],
+            )
+        else:
+            ax.bar_label(bars, texts, padding=3, fontsize=9)
+            ax.set_yticks(range(len(values)), [_short(name) for name, _ in ordered])
         ax.axvline(0, color=MUTED, linewidth=0.8)
         ax.margins(x=0.14, y=0.015)
+        ax.set_xlabel(label)
+        ax.grid(True, axis="x")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        return _svg(figure)
+
+
+def means_plot(
+    means: Mapping[str, float], intervals: Mapping[str, Sequence[float]], label: str
+) -> str:
+    """Draw the mean of each feature as a dot, with its interval, the first on top."""
+    values = 100 * np.array(list(means.values()))
+    with mpl.rc_context(_STYLE):
+        figure, ax = _figure(_WIDTH, 0.8 + 0.25 * len(values))
+        colours = [colour(feature) for feature in means]
+        ax.scatter(values, range(len(values)), color=colours, s=34, zorder=3)
+        _whiskers(ax, [intervals[feature] for feature in means])
+        ax.set_yticks(range(len(values)), list(means))
+        ax.invert_yaxis()
         ax.set_xlabel(label)
         ax.grid(True, axis="x")
         ax.tick_params(axis="y", length=0)
@@ -213,6 +250,15 @@ def for_page(svg: str, name: str, title: str) -> str:
     for hex_, variable in variables.items():
         svg = svg.replace(hex_, f"var(--{variable})")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+
+
+def _whiskers(ax: Axes, intervals: Sequence[Sequence[float]]) -> None:
+    """Draw an interval on each line, from the first line up."""
+    low, high = 100 * np.array(intervals).T
+    lines = range(len(low))
+    ax.hlines(lines, low, high, color=INK, linewidth=1.0, zorder=4)
+    for ends in (low, high):
+        ax.scatter(ends, lines, marker="|", color=INK, s=22, linewidth=1.0, zorder=4)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

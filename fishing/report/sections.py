@@ -8,13 +8,14 @@ from typing import Any
 from markupsafe import Markup
 
 from fishing.kernels import GRADIENTS, main_feature, parse_feature
-from fishing.paper import is_in_paper, paper_figures, paper_source
+from fishing.paper import paper_figures, paper_source, published_figures
 from fishing.progress import Progress
 from fishing.report.plots import (
     COLOURS,
     difference_plot,
     for_page,
     gram_plot,
+    means_plot,
     norms_plot,
     precision_recall_plot,
     temperature_plot,
@@ -49,8 +50,12 @@ class Sections:
         self.record = record
         self.results: dict[str, Any] = record["features"]
         self.ranked, self.testing, self.thumbnails = ranked, testing, thumbnails
-        self.baseline, self.challenger = compared(self.results, testing.blobs)
-        self.setting = testing.devkit, record["source"]["net"]
+        self.baseline, self.challenger = compared(
+            self.results, testing.blobs, record.get("bootstrap", {}).get("reference")
+        )
+        self.paper = paper_figures(
+            testing.devkit, record["test"], record["source"]["net"]
+        )
         self.plots: dict[str, str] = {}
 
     def variables(
@@ -78,7 +83,10 @@ class Sections:
             "challenger": self.challenger,
             "n_better": sum(d > 0 for d in differences.values()),
             "means": self._means(),
-            "paper": paper_source() if is_in_paper(*self.setting) else None,
+            "paper": paper_source() if self.paper else None,
+            "paper_means": self.paper.class_mean,
+            "published": published_figures() if self.paper else (),
+            "means_plot": self._means_plot(),
             "by_class": self._by_class(measured),
             "chosen": max(measured, key=lambda name: abs(differences[name])),
             "differences": self._plot(
@@ -86,6 +94,7 @@ class Sections:
                 difference_plot(
                     differences,
                     f"AP of {self.challenger} minus AP of {self.baseline}, in points",
+                    self._intervals_by_class(measured),
                 ),
                 f"Difference of average precision, {self.challenger} minus "
                 f"{self.baseline}, by class",
@@ -112,7 +121,6 @@ class Sections:
 
     def _means(self) -> list[dict[str, Any]]:
         """Make the lines of table 1 (left)."""
-        paper = paper_figures(*self.setting).mean
         base = self.results[self.baseline]["mAP"]
         best = max(result["mAP"] for result in self.results.values())
         return [
@@ -123,14 +131,36 @@ class Sections:
                 "over_baseline": (
                     None if feature == self.baseline else result["mAP"] - base
                 ),
-                "paper": paper.get(feature),
+                "paper": self.paper.mean.get(feature),
+                "spread": result.get("spread", {}).get("mAP"),
+                "interval": result.get("interval", {}).get("mAP"),
+                "interval_over": result.get("difference", {}).get("mAP"),
             }
             for feature, result in self.results.items()
         ]
 
+    def _means_plot(self) -> Markup | None:
+        """Draw the means with their intervals, if there was a bootstrap."""
+        intervals = {
+            feature: result["interval"]["mAP"]
+            for feature, result in self.results.items()
+            if result.get("interval", {}).get("mAP")
+        }
+        if len(intervals) < len(self.results):
+            return None
+        means = {feature: result["mAP"] for feature, result in self.results.items()}
+        label = "mAP in per cent, with 95 % intervals"
+        return self._plot("means", means_plot(means, intervals, label), label)
+
+    def _intervals_by_class(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Find the intervals of the differences by class; none without a bootstrap."""
+        found = self.results[self.challenger].get("difference", {"AP": {}})["AP"]
+        intervals = {name: found.get(name) for name in classes}
+        return intervals if all(intervals.values()) else {}
+
     def _by_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Make the lines of the table by class."""
-        paper = paper_figures(*self.setting).by_class
+        paper = self.paper.by_class
         lines = []
         for name in classes:
             values = {f: result["AP"][name] for f, result in self.results.items()}
@@ -138,6 +168,11 @@ class Sections:
                 {
                     "name": name,
                     "values": values,
+                    "intervals": {
+                        feature: result["interval"]["AP"][name]
+                        for feature, result in self.results.items()
+                        if "interval" in result
+                    },
                     "best": max(values.values()),
                     "paper": {
                         feature: paper[feature].get(name)

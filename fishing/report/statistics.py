@@ -179,14 +179,16 @@ def gradient_norms(split: Split) -> dict[str, NDArray[np.float64]]:
     return norms
 
 
-def compared(features: Iterable[str], blobs: Iterable[str]) -> tuple[str, str]:
+def compared(
+    features: Iterable[str], blobs: Iterable[str], reference: str | None = None
+) -> tuple[str, str]:
     """Choose the two features that a page compares: the baseline and the challenger.
 
-    They are x7 and the deepest gradient but one that the blobs of the file give, if
-    both were evaluated.
+    They are the reference of a bootstrap, or else x7, and the deepest gradient but one
+    that the blobs of the file give, if both were evaluated.
     """
     names = list(features)
-    baseline = "x7" if "x7" in names else names[0]
+    baseline = reference or ("x7" if "x7" in names else names[0])
     others = [name for name in names if name != baseline] or [baseline]
     gradients = [name for name in others if name in GRADIENTS] or others
     main = main_feature(list(blobs))

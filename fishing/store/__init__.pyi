@@ -2,6 +2,9 @@ from .features_file import FeaturesFile as FeaturesFile
 from .features_file import describe as describe
 from .features_file import load as load
 from .features_file import verify as verify
+from .remembered_data import relative_path as relative_path
+from .remembered_data import remember_data as remember_data
+from .remembered_data import remembered_data as remembered_data
 from .rows import BLOCK_ROWS as BLOCK_ROWS
 from .rows import Rows as Rows
 from .rows import row_blocks as row_blocks

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,39 @@ def test_help_of_commands(command: str) -> None:
     assert max(map(len, result.output.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("command", main.commands)
+def test_help_has_an_example(command: str) -> None:
+    """The examples name arguments and options that there are."""
+    lines = _run(command, "--help").output.splitlines()
+    examples = [line for line in lines if line.startswith("    fishing ")]
+    assert examples
+    for line in examples:
+        _, name, *arguments = shlex.split(line)
+        assert name == command
+        main.commands[command].make_context(command, arguments)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("fishing eval", "evaluate"),
+        ("fishing evaluate --pro", "--protocol"),
+        ("fishing evaluate --protocol voc2012 --feat", "--feature"),
+        ("fishing extract --backend openvino-", "openvino-bfloat16"),
+    ],
+)
+def test_completion_in_a_shell(words: str, expected: str) -> None:
+    environment = {
+        **os.environ,
+        "_FISHING_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    command = [str(Path(sys.executable).parent / "fishing")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"plain,{expected}\n"
+
+
 def test_info(features: Path) -> None:
     result = _run("info", features)
     assert "net               tinyalexnet" in result.output
@@ -100,6 +134,50 @@ def test_evaluate_json(features: Path, tmp_path: Path) -> None:
     record = json.loads(result.stdout)
     assert list(record["features"]) == ["dW7", "x7"]
     assert (record["C"], record["protocol"]) == (10.0, "voc2012")
+
+
+def test_evaluate_with_intervals(features: Path, tmp_path: Path) -> None:
+    command = ["evaluate", features, "--output", tmp_path, "--bootstrap", 30]
+    command += ["--feature", "x7", "--feature", "dW7"]
+    result = _run(*command)
+    assert result.exit_code == 0, result.output
+    head, x7, dW7 = result.output.splitlines()[-4:-1]
+    assert head.split() == ["mAP", "95", "%", "-", "x7", "95", "%", "above", "below"]
+    assert x7.startswith("x7 ")
+    assert len(dW7.split()) == 9
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["bootstrap"]["resamples"] == 30
+    record = json.loads(_run(*command, "--reference", "dW7", "--json").stdout)
+    assert record["bootstrap"]["reference"] == "dW7"
+    assert "difference" in record["features"]["x7"]
+
+
+def test_evaluate_in_folds(features: Path, tmp_path: Path) -> None:
+    command = ["evaluate", features, "--split", "trainval", "--feature", "dW7"]
+    result = _run(*command, "--folds", 4, "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "per cent, 4 folds of trainval, protocol voc2007" in result.output
+    assert result.output.splitlines()[-3].split() == ["mAP", "+/-"]
+    record = json.loads(_run(*command, "--json", "--output", tmp_path).stdout)
+    assert (record["folds"], record["test"]) == (5, "trainval")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "all", "--test", "test"], "either --split, or --train and --test"),
+        (["--folds", "3"], "--folds needs --split"),
+        (["--reference", "x7"], "--reference needs --bootstrap"),
+        (["--split", "test", "--folds", "1"], "x>=2"),
+        (["--bootstrap", "5", "--reference", "x4"], "expected a reference among"),
+    ],
+)
+def test_evaluate_options_that_do_not_go_together(
+    features: Path, options: list[str], message: str
+) -> None:
+    result = _run("evaluate", features, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 def test_extract_json_of_a_folder(devkit: Path, tmp_path: Path) -> None:
@@ -271,9 +349,10 @@ def test_reproduce_and_report(devkit: Path, tmp_path: Path) -> None:
     assert result.stdout.rstrip().endswith(f"written to {tmp_path / 'r'}")
     comparison = json.loads(_run(*command, "--json").stdout)
     assert list(comparison["results"]["VOC2007"]) == ["tinyalexnet"]
+    # The results remember where the images were.
     result = _run(
         *("report", tmp_path / "r" / "VOC2007-tinyalexnet"),
-        *("--data", devkit, "--output", tmp_path / "page"),
+        *("--output", tmp_path / "page"),
     )
     assert result.stdout == f"{tmp_path / 'page' / 'index.html'}\n"
     assert "data:image/jpeg" in (tmp_path / "page" / "index.html").read_text()

@@ -11,6 +11,7 @@ from fishing.errors import EvaluationError
 from fishing.evaluate import (
     Evaluation,
     format_table,
+    read_record,
     read_results,
     write_results,
 )
@@ -70,8 +71,46 @@ def test_results_are_read_back(tmp_path: Path) -> None:
     assert list(found.scores) == ["x7", "x5+x6"]
 
 
+def test_the_data_set_is_remembered(tmp_path: Path) -> None:
+    written = _evaluation()
+    evaluation = Evaluation(
+        *(RECORD, written.image_id, written.scores, tmp_path / "a" / "f.h5"),
+        data=tmp_path / "photos",
+    )
+    folder = write_results(evaluation, tmp_path / "b" / "results").parent
+    assert json.loads((folder / "results.json").read_text())["data"] == "../../photos"
+    found = read_results(folder).data
+    assert found is not None
+    assert found.resolve() == (tmp_path / "photos").resolve()
+    assert read_results(write_results(written, tmp_path / "c").parent).data is None
+
+
 def _changed(**changes: object) -> str:
     return json.dumps({**RECORD, "features_file": "f.h5", **changes})
+
+
+BOOTSTRAP = {"resamples": 10, "reference": "x7", "level": 0.95, "seed": 0}
+
+
+def _with_intervals(feature: str, bounds: object, difference: object = None) -> str:
+    """Make a record with a bootstrap in which one feature has odd intervals."""
+    AP = {"aeroplane": [0.1, 0.2], "boat": None, "car": [0.0, 1.0]}
+    whole = {"mAP": [0.1, 0.2], "AP": AP}
+    features = {
+        name: {**result, "interval": whole, "difference": whole}
+        for name, result in RECORD["features"].items()
+    }
+    features[feature]["interval"] = {"mAP": [0.1, 0.2], "AP": {**AP, "car": bounds}}
+    if difference:
+        features[feature]["difference"] = {"mAP": difference, "AP": AP}
+    return _changed(bootstrap=BOOTSTRAP, features=features)
+
+
+def test_intervals_are_read_back(tmp_path: Path) -> None:
+    text = _with_intervals("x7", [0.25, 0.5])
+    (tmp_path / "results.json").write_text(text)
+    record = read_record(tmp_path)
+    assert record["features"]["x7"]["interval"]["AP"]["car"] == [0.25, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +132,19 @@ def _changed(**changes: object) -> str:
         (_changed(versions={"python": "3\n"}), "the text '3.*n' in it"),
         (_changed(features_file="\ud800"), "the text '.*ud800' in it"),
         (_changed(source=None), "for source; eval"),
+        (_changed(data=["photos"]), "for data; eval"),
+        (_changed(data="a\nb"), "the text 'a.*nb' in it"),
+        (_changed(folds=1), "for folds; eval"),
+        (_changed(folds=True), "for folds; eval"),
+        (_changed(folds=2), "no spread of x7"),
+        (_changed(bootstrap=[]), "for bootstrap; eval"),
+        (_changed(bootstrap={"reference": "x7"}), "for bootstrap; eval"),
+        (_changed(bootstrap={**BOOTSTRAP, "reference": "x9"}), "'x9' that is not"),
+        (_changed(bootstrap=BOOTSTRAP), "no interval of x7"),
+        (_with_intervals("x7", [0.5, 2]), "no interval of x7"),
+        (_with_intervals("x7", [0.5]), "no interval of x7"),
+        (_with_intervals("x7", "ab"), "no interval of x7"),
+        (_with_intervals("x5+x6", [0, 1], "no"), "no difference of x5.x6"),
         ("[" * 100_000, "recursion"),
         ('{"C": ' + "9" * 5000 + "}", "limit"),
     ],

@@ -38,6 +38,49 @@ def test_narrow_table() -> None:
     assert len(format_table(RECORD, width=3).split("\n\n")) == 4  # a column a block
 
 
+def _ranged(**changes: Any) -> dict[str, Any]:
+    """Make a record of two folds and a bootstrap."""
+    bounds = {"mAP": [0.75, 0.85], "AP": {"aeroplane": [0.1, 0.2], "boat": None}}
+    over = {
+        "mAP": [-0.001, 0.0149],
+        "AP": {"aeroplane": [-0.5, -0.1], "boat": None, "car": [0.1, 0.4]},
+    }
+    features = {f: {**result} for f, result in RECORD["features"].items()}
+    for result in features.values():
+        result |= {"spread": {"mAP": 0.021, "AP": {}}, "interval": bounds}
+    features["x5+x6"]["difference"] = over
+    bootstrap = {"resamples": 9, "reference": "x7", "level": 0.95, "seed": 0}
+    return {**RECORD, "features": features, "bootstrap": bootstrap, **changes}
+
+
+def test_spread_and_intervals_stand_below() -> None:
+    first, below = format_table(_ranged(folds=2)).split("\n\n")
+    assert _stripped(first) == TABLE.splitlines()
+    assert _stripped(below) == [
+        "        mAP  +/-          95 %  - x7          95 %  above  below",
+        "x7     79.4  2.1  [75.0, 85.0]",
+        "x5+x6  80.0  2.1  [75.0, 85.0]  +0.6  [-0.1, +1.5]      1      1",
+    ]
+    _, below = format_table(_ranged()).split("\n\n")
+    headings = "mAP  95 %  - x7  95 %  above  below"
+    assert "  ".join(below.splitlines()[0].split()) == "  ".join(headings.split())
+    bare = {k: v for k, v in _ranged(folds=2).items() if k != "bootstrap"}
+    _, below = format_table(bare).split("\n\n")
+    assert _stripped(below)[0] == "        mAP  +/-"
+
+
+def test_intervals_at_several_temperatures() -> None:
+    """A gradient as the reference has no row, so only levels have intervals."""
+    record = _ranged()
+    record["bootstrap"] = {**record["bootstrap"], "reference": "dW7"}
+    _, below = format_table(record).split("\n\n")
+    assert _stripped(below) == [
+        "        mAP          95 %",
+        "x7     79.4  [75.0, 85.0]",
+        "x5+x6  80.0  [75.0, 85.0]",
+    ]
+
+
 def test_equal_values_are_all_the_best() -> None:
     results = {f: {"mAP": 0.5, "AP": {"boat": 0.5}} for f in ("x6", "x7")}
     table = format_table({"classes": ["boat"], "features": results})

@@ -106,9 +106,10 @@ def test_what_is_made(done: tuple[Path, dict[str, object]]) -> None:
     home = output.parent / "home" / "weights"
     assert list(home.glob("*/served.caffemodel"))
     assert sorted(p.name for p in output.iterdir()) == [
-        *("VOC2007-alexnet", "VOC2007-alexnet.h5"),
+        *("VOC2007-alexnet", "VOC2007-alexnet.h5", "VOC2007-alexnet.h5.images"),
         *("VOC2012-alexnet", "VOC2012-alexnet-dW7.json", "VOC2012-alexnet-dW7.tar.gz"),
         *("VOC2012-alexnet-x7.json", "VOC2012-alexnet-x7.tar.gz", "VOC2012-alexnet.h5"),
+        "VOC2012-alexnet.h5.images",
         *(f"tables.{suffix}" for suffix in ("json", "md", "tex", "txt")),
     ]
 
@@ -129,7 +130,9 @@ def test_the_protocols(done: tuple[Path, dict[str, object]]) -> None:
     mean = features["dW7"]["mAP"]
     assert mean["paper"] == 0.809
     assert mean["difference"] == mean["ours"] - 0.809
+    assert mean["interval"][0] <= mean["interval"][1]
     results = json.loads((output / "VOC2007-alexnet" / "results.json").read_text())
+    assert results["bootstrap"]["resamples"] == 1000
     assert results["features"]["dW7"]["mAP"] == mean["ours"]
 
 
@@ -244,6 +247,26 @@ def test_results_of_other_features_are_not_kept(
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(StoreError):
         reproduce(other, [ExtractionSettings(net)], tmp_path / "out")
+
+
+def test_results_with_other_intervals_are_not_kept(
+    done: tuple[Path, dict[str, object]], voc: Path, net: NetSpec, tmp_path: Path
+) -> None:
+    output, _ = done
+    shutil.copytree(output, tmp_path / "out")
+    for n_resamples in (0, 50):
+        reproduce(
+            voc,
+            [ExtractionSettings(net)],
+            tmp_path / "out",
+            years=[2007],
+            n_resamples=n_resamples,
+        )
+        path = tmp_path / "out" / "VOC2007-alexnet" / "results.json"
+        found = json.loads(path.read_text()).get("bootstrap", {}).get("resamples", 0)
+        assert found == n_resamples
+        text = (tmp_path / "out" / "tables.txt").read_text()
+        assert ("\nBootstrap: " in text) == bool(n_resamples)
 
 
 def test_any_data_set(devkit: Path, net: NetSpec, tmp_path: Path) -> None:

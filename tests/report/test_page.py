@@ -20,7 +20,7 @@ from selenium.webdriver.support.ui import Select
 
 from conftest import make_split, write_file
 from fishing.errors import DataError, EvaluationError
-from fishing.evaluate import evaluate, write_results
+from fishing.evaluate import cross_validate, evaluate, write_results
 from fishing.extract import extract, temper
 from fishing.images import read_splits
 from fishing.nets import load_net
@@ -37,7 +37,8 @@ def results(devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     features = folder / "features.h5"
     lists = read_splits(devkit, ["trainval", "test"])
-    extract(ExtractionSettings(load_net("tinyalexnet")), lists, features)
+    settings = ExtractionSettings(load_net("tinyalexnet"))
+    extract(settings, lists, features, data=devkit)
     (other,) = temper(features, folder / "t4.h5", [4.0])
     for path, target in ((features, "results"), (other, "results/tau-4")):
         write_results(evaluate(path), folder / target)
@@ -45,8 +46,8 @@ def results(devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(results: Path, devkit: Path) -> Path:
-    return write_report(results, results.parent / "report", data=devkit)
+def page(results: Path) -> Path:
+    return write_report(results, results.parent / "report")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_it_says_what_results_say(browser: webdriver.Chrome, page: Path) -> None
     record = json.loads((page.parent.parent / "results" / "results.json").read_text())
     _open(browser, page)
     assert browser.title == "tinyalexnet on VOC2007"
-    rows = [row.split() for row in _texts(browser, "#means tbody tr")]
+    rows = [row.split() for row in _texts(browser, "#features tbody tr")]
     expected = {f: f"{100 * r['mAP']:.1f}" for f, r in record["features"].items()}
     assert {row[0]: row[1] for row in rows} == expected
     assert record["source"]["weights_sha256"] in page.read_text()
@@ -131,20 +132,20 @@ def random_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sorting(browser: webdriver.Chrome, random_page: Path) -> None:
     _open(browser, random_page)
-    names = _texts(browser, "#means tbody th")
-    feature, mean = browser.find_elements(By.CSS_SELECTOR, "#means thead button")[:2]
+    names = _texts(browser, "#features tbody th")
+    feature, mean = browser.find_elements(By.CSS_SELECTOR, "#features thead button")[:2]
     mean.click()
-    values = [float(t) for t in _texts(browser, "#means tbody td:nth-child(2)")]
+    values = [float(t) for t in _texts(browser, "#features tbody td:nth-child(2)")]
     assert values == sorted(values, reverse=True)
-    assert _texts(browser, "#means tbody th") != names
-    heading = browser.find_elements(By.CSS_SELECTOR, "#means thead th")[1]
+    assert _texts(browser, "#features tbody th") != names
+    heading = browser.find_elements(By.CSS_SELECTOR, "#features thead th")[1]
     assert heading.get_attribute("aria-sort") == "descending"
     mean.send_keys(Keys.ENTER)
-    values = [float(t) for t in _texts(browser, "#means tbody td:nth-child(2)")]
+    values = [float(t) for t in _texts(browser, "#features tbody td:nth-child(2)")]
     assert values == sorted(values)
     assert heading.get_attribute("aria-sort") == "ascending"
     feature.click()
-    assert _texts(browser, "#means tbody th") == names
+    assert _texts(browser, "#features tbody th") == names
     assert heading.get_attribute("aria-sort") is None
 
 
@@ -238,26 +239,117 @@ def test_names_that_are_hostile(browser: webdriver.Chrome, tmp_path: Path, rng) 
     (title,) = (t for t in _texts(browser, "#class figure h3") if t)
     assert title == f"Precision over recall: {classes[2]}"
     assert "im00" in browser.find_element(By.CSS_SELECTOR, "#class").text
-    assert "Name the data set with --data" in page.read_text()
+    assert "name their data set with --data" in page.read_text()
 
 
 def test_the_papers_figures_stand_beside_ours(
     browser: webdriver.Chrome, random_page: Path
 ) -> None:
     _open(browser, random_page)
-    rows = {r.split()[0]: r.split() for r in _texts(browser, "#means tbody tr")}
+    rows = {r.split()[0]: r.split() for r in _texts(browser, "#features tbody tr")}
     assert rows["x7"][3] == "79.4"
     assert rows["dW7"][3] == "80.9"
-    assert rows["x5"][3:] == ["–", "–"]  # noqa: RUF001
+    assert rows["x5"][3] == "71.0"
     ours = float(rows["dW7"][1])
     assert float(rows["dW7"][4].replace("−", "-")) == pytest.approx(  # noqa: RUF001
         ours - 80.9, abs=0.06
     )
+    by_class = _texts(browser, "#by-class thead th")[-2:]
+    assert by_class == ["paper x7", "paper dW7"]
+
+
+def test_the_papers_figures_by_class_and_published(
+    browser: webdriver.Chrome, tmp_path: Path, rng
+) -> None:
+    classes = ("bus", "cat", "zebra")
+    splits = {s: make_split(rng, 30, classes) for s in ("trainval", "test")}
+    path = write_file(tmp_path / "f.h5", **splits)
+    with h5py.File(path, "a") as file:
+        file.attrs["net"] = "vgg16"
+    write_results(evaluate(path, features=["x7", "dW7"]), tmp_path / "results")
+    _open(browser, write_report(tmp_path / "results", tmp_path / "report"))
+    rows = {r.split()[0]: r.split() for r in _texts(browser, "#by-class tbody tr")}
+    assert rows["bus"][-2:] == ["92.8", "93.8"]
+    assert rows["zebra"][-2:] == ["–", "–"]  # noqa: RUF001
+    # Table 2 prints another mean of x7 than table 1.
+    assert _texts(browser, "#by-class tfoot td")[-2:] == ["89.3", "90.0"]
+    rows = {r.split()[0]: r.split() for r in _texts(browser, "#features tbody tr")}
+    assert rows["x7"][3] == "89.4"
+    published = _texts(browser, "#means table:not(#features) tbody tr")
+    assert published[0].split() == ["Proposed,", "AlexNet", "80.9", "76.5"]
+    assert "Zeiler et al. 79.0" in [" ".join(row.split()) for row in published]
     # Missing figures stay at the end, whichever way the column is sorted.
-    button = browser.find_elements(By.CSS_SELECTOR, "#means thead button")[3]
-    for expected in (["80.9", "79.4"], ["79.4", "80.9"]):
+    button = browser.find_elements(
+        By.CSS_SELECTOR, "#means table:not(#features) thead button"
+    )[1]
+    for _ in range(2):
         button.click()
-        assert _texts(browser, "#means tbody td:nth-child(4)")[:2] == expected
+        rows = _texts(browser, "#means table:not(#features) tbody tr")
+        assert rows[-1].startswith("Zeiler")
+
+
+def test_intervals_have_whiskers(
+    browser: webdriver.Chrome, results: Path, tmp_path: Path
+) -> None:
+    evaluation = evaluate(results.parent / "features.h5", n_resamples=40)
+    write_results(evaluation, tmp_path / "results")
+    page = write_report(tmp_path / "results", tmp_path / "report")
+    _open(browser, page)
+    assert browser.get_log("browser") == []
+    assert browser.find_elements(By.CSS_SELECTOR, "#class img[src^='data:']")
+    rows = {r.split()[0]: r for r in _texts(browser, "#features tbody tr")}
+    low, high = evaluation.record["features"]["dW7"]["interval"]["mAP"]
+    assert f"[{100 * low:.1f}, {100 * high:.1f}]" in rows["dW7"]
+    assert rows["dW7"].count("[") == 2
+    assert rows["x7"].count("[") == 1
+    assert "95 % interval: [" in browser.find_element(By.CLASS_NAME, "lead").text
+    assert "40 resamples" in browser.find_element(By.CSS_SELECTOR, "#means .note").text
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#means svg")) == 2
+    assert (page.parent / "plots" / "means.svg").is_file()
+    cell = browser.find_element(By.CSS_SELECTOR, "#by-class tbody td")
+    assert cell.get_attribute("title").startswith("95 %: [")
+    command = browser.find_element(By.TAG_NAME, "pre").text
+    assert "--bootstrap 40 --reference x7" in command
+
+
+def test_folds(browser: webdriver.Chrome, results: Path, tmp_path: Path) -> None:
+    evaluation = cross_validate(
+        results.parent / "features.h5", split="trainval", n_folds=3
+    )
+    write_results(evaluation, tmp_path / "results")
+    _open(browser, write_report(tmp_path / "results", tmp_path / "report"))
+    assert browser.get_log("browser") == []
+    assert "in 3 folds" in browser.find_element(By.CSS_SELECTOR, "header").text
+    rows = {r.split()[0]: r.split() for r in _texts(browser, "#features tbody tr")}
+    spread = evaluation.record["features"]["x5"]["spread"]["mAP"]
+    assert rows["x5"][2:4] == ["±", f"{100 * spread:.1f}"]
+    command = browser.find_element(By.TAG_NAME, "pre").text
+    assert "--split trainval --backend" in command
+    assert "--split trainval --folds 3" in command
+    assert browser.find_elements(By.CSS_SELECTOR, "#class img[src^='data:']")
+
+
+def test_images_that_are_not_where_they_were(
+    results: Path, devkit: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The copy's relative path leads nowhere.
+    moved = tmp_path / "a" / "b" / "c"
+    shutil.copytree(results.parent, moved)
+    page = write_report(moved / "results", tmp_path / "report")
+    (message,) = caplog.messages
+    assert message.startswith("the page has no pictures: expected a folder of images")
+    assert "--data" in message
+    assert "name their data set with --data" in page.read_text()
+    assert "data:image/jpeg" not in page.read_text()
+    page = write_report(moved / "results", tmp_path / "report", data=devkit)
+    assert "data:image/jpeg" in page.read_text()
+    assert len(caplog.messages) == 1
+    # Other images are not mistaken for them.
+    record = json.loads((moved / "results" / "results.json").read_text())
+    record["data"] = str(devkit / "JPEGImages")
+    (moved / "results" / "results.json").write_text(json.dumps(record))
+    write_report(moved / "results", tmp_path / "report")
+    assert caplog.messages[-1].startswith("the page has no pictures: ")
 
 
 def test_plots_as_files(page: Path) -> None:

@@ -11,6 +11,7 @@ from fishing.report.plots import (
     difference_plot,
     for_page,
     gram_plot,
+    means_plot,
     norms_plot,
     precision_recall_plot,
     temperature_plot,
@@ -27,7 +28,17 @@ def _plots() -> dict[str, str]:
     curves = {"x7": (recall, 1 - recall / 2), "x6+x7": (recall, 1 - recall / 3)}
     return {
         "curves": precision_recall_plot(curves),
-        "bars": difference_plot({"cat & <dog>": 0.025, "cow": -0.013}, "AP, points"),
+        "bars": difference_plot(
+            {"cat & <dog>": 0.025, "cow": -0.013}, "AP, points", {}
+        ),
+        "whiskers": difference_plot(
+            {"cat": 0.025, "cow": -0.013},
+            "AP, points",
+            {"cat": [0.01, 0.05], "cow": [-0.03, 0.01]},
+        ),
+        "means": means_plot(
+            {"x7": 0.5, "dW7": 0.6}, {"x7": [0.4, 0.55], "dW7": [0.58, 0.7]}, "mAP"
+        ),
         "gram": gram_plot(Grams({"cat": 0, "cow": 7}, {"product": K}), "product"),
         "tau": temperature_plot({"dW7": [(1.0, 0.5), (4.0, 0.6)]}, ("x7", 0.55)),
         "norms": norms_plot({"dW7": rng.lognormal(size=99), "dW8": np.zeros(3)}),
@@ -90,6 +101,39 @@ def test_for_page(plots: dict[str, str]) -> None:
     targets = re.findall(r'(?:href="#|url\(#)([^")]+)', part)
     assert targets
     assert set(targets) <= set(ids)
+
+
+def _whiskers(svg: str) -> list[tuple[float, float]]:
+    """Find the ends of the whiskers, from the first line up."""
+    paths = re.findall(r'<path d="M (\S+) (\S+) \nL (\S+) \2 \n" clip-path', svg)
+    return [(float(left), float(right)) for left, _, right in paths]
+
+
+def _bars(svg: str) -> list[tuple[float, float]]:
+    found = re.findall(r'<path d="M (\S+) \S+ \nL (\S+) \S+ \nL \2', svg)
+    return [(float(base), float(end)) for base, end in found]
+
+
+def test_whiskers_reach_from_bound_to_bound(plots: dict[str, str]) -> None:
+    (zero, cow), (_, cat) = _bars(plots["whiskers"])[-2:]
+    scale = (cat - zero) / 0.025
+    assert (cow - zero) / scale == pytest.approx(-0.013, abs=1e-4)
+    bounds = [(x - zero) / scale for pair in _whiskers(plots["whiskers"]) for x in pair]
+    assert bounds == pytest.approx([-0.03, 0.01, 0.01, 0.05], abs=1e-4)
+    assert not _whiskers(plots["bars"])
+    # The value stands beside the name, where no whisker crosses it.
+    assert {"cat +2.5", "cow −1.3"} <= {  # noqa: RUF001
+        " ".join(text.split()) for text in _texts(plots["whiskers"])
+    }
+
+
+def test_means_have_whiskers(plots: dict[str, str]) -> None:
+    assert {"x7", "dW7", "mAP"} <= set(_texts(plots["means"]))
+    x7, dW7 = _whiskers(plots["means"])
+    assert x7[1] < dW7[0]  # the intervals do not meet
+    assert (dW7[1] - dW7[0]) / (x7[1] - x7[0]) == pytest.approx(0.12 / 0.15, abs=1e-3)
+    for feature in ("x7", "dW7"):
+        assert COLOURS[feature] in plots["means"]
 
 
 def test_norms_that_are_all_zero() -> None:

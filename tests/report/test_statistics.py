@@ -135,3 +135,9 @@ def test_norms_are_those_of_explicit_gradients(rng) -> None:
 )
 def test_what_is_compared(features: list[str], pair: tuple[str, str]) -> None:
     assert compared(dict.fromkeys(features), BLOBS) == pair
+
+
+def test_the_reference_of_a_bootstrap_is_the_baseline() -> None:
+    names = ["x6", "x7", "dW7"]
+    assert compared(names, BLOBS, "x6") == ("x6", "dW7")
+    assert compared(names, BLOBS, "dW7") == ("dW7", "x6")
