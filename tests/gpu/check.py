@@ -3,10 +3,10 @@
     python tests/gpu/check.py --device gpu:0     # what `make gpu-check` runs
 
 It runs Caffe's own tests in GPU mode, compares blobs of the GPU with those of the CPU,
-makes the caltech20 table if the data are there, measures speed and memory, and writes
-report.md and report.json. With `--device cpu` the same steps run without a GPU. The
-exit code is 1 if something is wrong. It is 0 if a step could not be run; the report
-then says which one and why.
+makes the caltech20 table if the data are there, measures speed and memory, and after
+each of these steps writes report.md and report.json. With `--device cpu` the same steps
+run without a GPU. The exit code is 1 if something is wrong. It is 0 if a step could not
+be run; the report then says which one and why.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
         def step(title: str, function: Callable[..., Section], *args: Any) -> None:
             print(f"gpu-check: {title} ...", file=sys.stderr, flush=True)
             sections.append(run_step(title, function, *args))
+            # After each step, since a check that is interrupted keeps what it found.
+            record["sections"] = [section._asdict() for section in sections]
+            write_report(record, options.output)
 
         step("Caffe's own tests", run_caffe_tests, options.tests, device)
         nets = [make_net(name, Path(folder) / name) for name in options.nets]
@@ -74,10 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         for spec in nets:
             title = f"Speed of {spec.name}"
             step(title, measure_speed, spec, device, options.batches, options.seconds)
-    record["sections"] = [section._asdict() for section in sections]
     print(as_markdown(record))
-    for path in write_report(record, options.output):
-        print(f"gpu-check: written to {path}", file=sys.stderr)
+    print(f"gpu-check: written to {options.output}", file=sys.stderr)
     return int(any(section.status == "failed" for section in sections))
 
 

@@ -161,6 +161,24 @@ def test_the_whole_check_on_the_cpu(tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().out.startswith("# GPU check\n")
 
 
+def test_a_check_that_is_interrupted_leaves_what_it_found(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    check, report = _module("check"), _module("report")
+    passed = report.Section("", "passed", "", ["passed", "failed"], [[3, 0]])
+    monkeypatch.setattr(check, "run_caffe_tests", lambda *_: passed)
+    monkeypatch.setattr(check, "compare_blobs", interrupted)
+    arguments = ["--device", "cpu", "--nets", "tinyalexnet", "--output", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        check.main(arguments)
+    record = json.loads((tmp_path / "report.json").read_text())
+    assert [s["title"] for s in record["sections"]] == ["Caffe's own tests"]
+    assert "## Caffe's own tests: passed" in (tmp_path / "report.md").read_text()
+
+
 @pytest.mark.parametrize("device", ["gpu:99", "gpu:0,1", "gpu:0,0", "cuda:0"])
 def test_no_gpu_is_said_in_one_line(device: str, capsys) -> None:
     """Both the check and the step before the build refuse it."""
