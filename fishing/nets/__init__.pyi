@@ -19,8 +19,6 @@ from .layer_shapes import CAFFE_ALONE as CAFFE_ALONE
 from .layer_shapes import ONNX_ALONE as ONNX_ALONE
 from .layer_shapes import layer_shapes as layer_shapes
 from .layers import ancestors as ancestors
-from .layers import check_input as check_input
-from .layers import check_settings as check_settings
 from .layers import refusal as refusal
 from .onnx_blobs import propose_onnx_blobs as propose_onnx_blobs
 from .onnx_data import copy_onnx as copy_onnx
