@@ -75,8 +75,7 @@ def _draw(
     if layer.type == "BatchNorm":
         x = np.moveaxis(bottoms[0], 1, 0).reshape(shapes[0][0], -1)
         spread = np.float32(x.std() or 1)
-        # With all of the mean subtracted, each layer would multiply rounding errors.
-        mean = x.mean(axis=1) / 4 + spread / 10 * _normal(rng, shapes[0])
+        mean = x.mean(axis=1) / 10 + spread / 10 * _normal(rng, shapes[0])
         square = (x - mean[:, None]).var(axis=1) + (x.mean(axis=1) - mean) ** 2
         variance = (square + spread**2 / 20) * rng.uniform(0.8, 1.3, shapes[0])
         factor = np.float32(rng.uniform(0.5, 2))
@@ -86,7 +85,10 @@ def _draw(
         return [np.asarray(rng.uniform(0.1, 0.4, shapes[0]), np.float32)]
     if layer.type == "Scale":
         factors = np.asarray(rng.uniform(0.6, 1.4, shapes[0]), np.float32)
-        return [factors, *(_normal(rng, shape) / 3 for shape in shapes[1:])]
+        # Without this mean, and with all of the mean above taken away, each layer would
+        # multiply rounding errors: those of Inception v3 by 100 on the way up.
+        bias = [_normal(rng, shape) / 3 + np.float32(0.3) for shape in shapes[1:]]
+        return [factors, *bias]
     return [_normal(rng, shape) / 3 for shape in shapes]
 
 
