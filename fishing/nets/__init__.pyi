@@ -18,8 +18,6 @@ from .layer_shapes import CAFFE_ALONE as CAFFE_ALONE
 from .layer_shapes import ONNX_ALONE as ONNX_ALONE
 from .layer_shapes import layer_shapes as layer_shapes
 from .layers import ancestors as ancestors
-from .layers import check_input as check_input
-from .layers import check_settings as check_settings
 from .layers import refusal as refusal
 from .parameter_shapes import parameter_shapes as parameter_shapes
 from .prepare_net import PreparedNet as PreparedNet
