@@ -82,7 +82,7 @@ ABORTS = {
         "group: 2 num_output: 4 k",
         "channels in 2 groups",
     ),
-    "no outputs": ("num_output: 4 k", "num_output: 0 k", "expected an output"),
+    "no outputs": ("num_output: 4 k", "num_output: 0 k", "a num_output of 1"),
     "even LRN": ("local_size: 3", "local_size: 4", "an odd local_size"),
     "pad beyond kernel": ("stride: 2", "stride: 2 pad: 3", "a pad smaller"),
     "pooling without kernel": ("kernel_size: 3 stride", "stride", "kernel_size of 1"),
@@ -106,12 +106,12 @@ ABORTS = {
     "memory for no weights": (
         "num_output: 6",
         "num_output: 9000000",
-        "allocation of size",
+        r"expected parameters of shapes \[\[9000000, 196\], \[9000000\]\]",
     ),
     "kernel of gigabytes": (
         "num_output: 4 kernel_size: 3 }",
         "num_output: 100 kernel_size: 2000 pad: 1000 }",
-        "allocation of size",
+        r"expected parameters of shapes \[\[100, 3, 2000, 2000\], \[100\]\]",
     ),
     "another shape": (
         "num_output: 5",

@@ -24,9 +24,13 @@ from numpy.typing import NDArray
 
 from fishing.backends import open_backend
 from fishing.errors import NetError
+from fishing.extract import extract
 from fishing.extract.head_gradient import gradient, read_steps
+from fishing.images import read_splits
+from fishing.kernels import gram
 from fishing.nets import NetSpec, prepare_net
 from fishing.nets.blobs import paired_blobs
+from fishing.store import ExtractionSettings, FeaturesFile
 
 Array = NDArray[Any]
 TAU = 2.0
@@ -180,6 +184,25 @@ def test_temper(case, data: Array, tau: float) -> None:
         np.testing.assert_allclose(
             rows, expected[f"backward/y{k}"], atol=2e-6 * np.abs(rows).max()
         )
+
+
+@pytest.mark.parametrize("name", ["maxout", "a convolution after the mean"])
+def test_features_files(tmp_path: Path, devkit: Path, name: str) -> None:
+    """A maxout makes x7 narrower than y7, and an activation has no gradient."""
+    head = HEADS[name]
+    spec = write_net(tmp_path / "net", head.text, head.table)
+    lists, path = read_splits(devkit, ["test"]), tmp_path / "f.h5"
+    extract(ExtractionSettings(spec, backend="onnx"), lists, path)
+    with FeaturesFile(path) as file:
+        split = file.split("test")
+        widths = {name: rows.shape[1] for name, rows in split.blobs.items()}
+        kernel = gram("dW8", split, split)
+    common = {"forward/x6": 5, "forward/y8": 7, "forward/x8": 7, "backward/y8": 7}
+    if name == "maxout":
+        assert widths == {**common, "forward/x7": 4, "backward/y7": 12}
+    else:
+        assert widths == {**common, "forward/x6": 6, "forward/x7": 5}
+    np.testing.assert_allclose(np.diag(kernel), 1, atol=1e-6)
 
 
 # --- what is no head ------------------------------------------------------------------

@@ -249,7 +249,7 @@ def test_a_head_without_backward_pass_is_refused(tmp_path: Path) -> None:
     relu7.type = "Softmax"
     (tmp_path / "deploy.prototxt").write_text(str(deploy))
     changed = dataclasses.replace(spec, model=tmp_path / "deploy.prototxt")
-    message = r"layer 'relu7' \(Softmax\): expected a head of the types BatchNorm"
+    message = r"expected layers of the types BatchNorm .* found 'relu7' \(Softmax\)"
     _refused(changed, NetError, message)
 
 

@@ -120,6 +120,8 @@ def _assert_same(found: Path, expected: Path) -> None:
         (("Sigmoid", ""),),
         (("TanH", ""),),
         (("ELU", "elu_param { alpha: 0.5 }"),),
+        (("PReLU", "prelu_param { filler { value: 0.2 } }"),),
+        (("Power", "power_param { scale: 0.5 shift: 1 }"), ("Sigmoid", "")),
         (),
     ],
 )
@@ -243,9 +245,9 @@ def test_a_full_disk(tmp_path: Path, net: NetSpec) -> None:
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        ([("PReLU", "")], r"found 'prelu7' \(PReLU\): activations do not tell"),
+        ([("PReLU", "prelu_param { filler { value: -1 } }")], "slope of 0 or more"),
         ([("ReLU", ""), ("Sigmoid", "")], r"'relu7' \(ReLU\)"),
-        ([("BatchNorm", ""), ("ReLU", "")], r"'batchnorm7' \(BatchNorm\)"),
+        ([("ReLU", ""), ("BatchNorm", "")], r"'batchnorm7' \(BatchNorm\), 'relu7'"),
         ([("ReLU", "relu_param { negative_slope: -0.1 }")], "negative_slope of 0 or"),
         ([("ELU", "elu_param { alpha: -1 }")], "alpha of 0 or more, found -1"),
     ],

@@ -18,6 +18,7 @@ from fishing.extract import extract
 from fishing.extract import to_file as module
 from fishing.images import ImageList, Preprocess, read_splits
 from fishing.nets import BLOBS, load_net
+from fishing.nets.blobs import paired_blobs
 from fishing.store import ExtractionSettings, FeaturesFile
 
 BAD = {
@@ -123,6 +124,28 @@ def test_failures_are_reported_once(marked: Path, tmp_path: Path, net, caplog) -
     assert again[0].n_failed == 3
     for name in BAD:
         assert sum(name in record.message for record in caplog.records) == 1
+
+
+def test_one_inner_product_gets_advice(
+    marked: Path, tmp_path: Path, net, caplog
+) -> None:
+    caplog.set_level("INFO", "fishing")
+    lists, settings = (
+        read_splits(marked, []),
+        ExtractionSettings(load_net("tinyalexnet")),
+    )
+    said = {}
+    for name, n, more in (("three", 3, ()), ("one", 1, ()), ("x6", 1, ("forward/x6",))):
+        net.widths = dict.fromkeys([*more, *paired_blobs(n)], 2)
+        net.run = lambda data: {b: np.ones((len(data), 2), "f4") for b in net.widths}
+        caplog.clear()
+        extract(settings, lists, tmp_path / f"{name}.h5")
+        said[name] = [m for m in caplog.messages if "one inner product" in m]
+    assert said["three"] == []
+    (line,) = said["x6"]
+    assert "at temperature 2, dW8 does not beat x7; x6*x7 does" in line
+    (line,) = said["one"]
+    assert line.endswith("once net.toml names such an x6")
 
 
 def test_strict_stops_and_keeps_what_is_done(marked: Path, tmp_path: Path, net) -> None:
