@@ -20,7 +20,8 @@ GROUND = {
 }
 # The chain that the README shows. Folders of one line do not know each other.
 CHAIN = (
-    {"nets", "images"},
+    {"images"},
+    {"nets"},
     {"backends"},
     {"store"},
     {"extract"},

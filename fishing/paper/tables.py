@@ -145,7 +145,7 @@ def by_class_features(features: Iterable[str]) -> tuple[str, ...]:
 
 
 def _in_order(features: Iterable[str]) -> list[str]:
-    """Sort features as table 1 does; sums that it lacks come last, in their order."""
+    """Sort features as table 1 does; those that it lacks come last, in their order."""
     everything = available_features(set().union(*map(feature_blobs, features)))
     return sorted(
         features,
@@ -193,7 +193,8 @@ def _layout(
     suffix: str,
 ) -> str:
     """Lay out one table; the first part of its title is the paper's name for it."""
-    cells = [[row] for row in rows]
+    # In Markdown, the stars of two products would set what is between them in italics.
+    cells = [[row.replace("*", r"\*") if suffix == "md" else row] for row in rows]
     for column in columns:
         for row, line in zip(rows, cells, strict=True):
             values = column.values.get(row, {})
