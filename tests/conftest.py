@@ -139,7 +139,11 @@ def explicit_features(split: Split, feature: str) -> np.ndarray:
             x, g = blobs[f"forward/x{k - 1}"], blobs[f"backward/y{k}"]
             parts.append(np.einsum("ni,nj->nij", x, g).reshape(len(x), -1))
         else:
-            parts.append(blobs[f"forward/{part}"])
+            product = np.ones((len(split), 1))
+            for factor in part.split("*"):
+                rows = blobs[f"forward/{factor}"]
+                product = np.einsum("ni,nj->nij", product, rows).reshape(len(rows), -1)
+            parts.append(product)
     return unit(np.concatenate(parts, axis=1))
 
 

@@ -17,7 +17,8 @@ PACKAGE = ROOT / "fishing"
 GROUND = {"errors", "files", "processes", "progress"}
 # The chain that the README shows. Folders of one line do not know each other.
 CHAIN = (
-    {"nets", "images"},
+    {"images"},
+    {"nets"},
     {"backends"},
     {"store"},
     {"extract"},

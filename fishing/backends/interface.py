@@ -38,7 +38,7 @@ class Backend(Protocol):
 
         Parameters
         ----------
-        data : ndarray of float32, shape (n, 3, size, size)
+        data : ndarray of float32, shape (n, channels, height, width)
 
         Returns
         -------

@@ -38,8 +38,9 @@ features = click.option(
     "--feature",
     "features",
     multiple=True,
-    help="Name of a feature, such as x7, x6+x7 or dW7; may be repeated. The default is "
-    "every feature of the paper's table 1 that the file allows.",
+    help="Name of a feature, such as x7, dW7, the product 'x6*x7' or the sum x6+x7; "
+    "may be repeated. The default is every feature of the paper's table 1 that the "
+    "file allows.",
 )
 device = click.option(
     "--device",

@@ -29,6 +29,13 @@ from fishing.cli.progress import ProgressBar
     help="Year of VOC, such as 2007; may be repeated. The default is every year found "
     "in --data.",
 )
+@click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    help="Feature to evaluate beside those of table 1, such as the product 'x6*x7'; "
+    "may be repeated.",
+)
 @options.output(
     options.FOLDER, "reproduction", "Folder for the features, results and tables."
 )

@@ -20,8 +20,9 @@ from fishing.cli.progress import ProgressBar
     "--feature",
     "features",
     multiple=True,
-    help="Name of a feature, such as x7, x6+x7 or dW7; may be repeated. The default is "
-    "dW7, the gradient of the second inner product, for the paper's nets.",
+    help="Name of a feature, such as x7, dW7, the product 'x6*x7' or the sum x6+x7; "
+    "may be repeated. The default is dW7, the gradient of the second inner product, "
+    "for the paper's nets.",
 )
 @click.option(
     "-k",

@@ -29,15 +29,16 @@ def paired(feature: str, images: Split | Mapping[str, Rows]) -> NDArray[np.float
     Parameters
     ----------
     feature : str
-        Such as ``x7``, ``x6+x7`` or ``dW7``.
+        Such as ``x7``, ``x6*x7``, ``x6+x7`` or ``dW7``.
     images : Split, or mapping of str to array_like of float32, shape (n, d)
         Blobs by their names, such as ``forward/x7``.
 
     Returns
     -------
     ndarray of float32, shape (n, n_parts * width)
-        The parts of dW7 are x6 and dE/dy7. Narrow parts are padded with zeros, which
-        change no inner product, to the width of the widest.
+        The parts of dW7 are x6 and dE/dy7, those of x6*x7 are x6 and x7. Narrow parts
+        are padded with zeros, which change no inner product, to the width of the
+        widest.
 
     Raises
     ------
@@ -64,8 +65,9 @@ class TraceKernel(BaseEstimator):  # type: ignore[misc]
     """The kernel of a feature on paired rows, for ``SVC(kernel=TraceKernel())``.
 
     It is the linear kernel for an activation, the trace kernel of eq. 12,
-    Tr(A^T B) = (x_A . x_B) (g_A . g_B), for a gradient, and the mean of the kernels of
-    its summands for a sum. Each part is l2-normalised by itself.
+    Tr(A^T B) = (x_A . x_B) (g_A . g_B), for a gradient, the product of the kernels of
+    its factors for a product, and the mean of the kernels of its summands for a sum.
+    Each part is l2-normalised by itself.
 
     Parameters
     ----------
@@ -132,7 +134,7 @@ class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     net : str
         A net under models/, or a folder like one.
     feature : str
-        Such as ``x7``, ``x6+x7`` or ``dW7``.
+        Such as ``x7``, ``x6*x7``, ``x6+x7`` or ``dW7``.
     backend : str
         ``auto`` or one of `fishing.backends.BACKENDS`.
     device : str

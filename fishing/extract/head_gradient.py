@@ -74,7 +74,7 @@ def read_steps(spec: NetSpec, widths: Mapping[str, int]) -> list[Step]:
             f"expected {missing[0]} among the blobs of {spec.name}, found "
             f"{' '.join(spec.blobs)}; name the net that the features file was made with"
         )
-    net = read_net(spec.prototxt)
+    net = read_net(spec.model)
     layers, inner_products = prepare_head(net.layer, spec.blobs, len(keys) - 1)
     caffemodel = weights_path(spec)
     found = read_weights(caffemodel)

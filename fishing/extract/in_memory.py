@@ -53,7 +53,7 @@ def compute_blobs(
     check_run(settings.temperature, batch_size)
     spec = settings.net
     check_weights(spec, weights_path(spec))
-    preprocess = Preprocess(spec.input_size, spec.mean)
+    preprocess = spec.preprocess
     net = open_backend(
         choose_backend(settings.backend, device),
         spec,

@@ -99,7 +99,7 @@ def extract(
     """
     check_run(settings.temperature, batch_size)
     spec, backend = settings.net, choose_backend(settings.backend, device)
-    preprocess = Preprocess(spec.input_size, spec.mean)
+    preprocess = spec.preprocess
     record = replace(settings, backend=backend).record()
     with FeaturesWriter(output, record, overwrite=overwrite) as writer:
         pending = writer.pending(lists)

@@ -1,8 +1,7 @@
-"""Images are prepared as inputs of a net in Caffe's way.
+"""Images are prepared as inputs of a net, by default in Caffe's way.
 
-The shortest side is resized to the size of the input, with OpenCV's bilinear filter on
-8-bit pixels; the central square is cut out, and the mean is subtracted from its BGR
-values of 0 to 255.
+The shortest side is resized with OpenCV's bilinear filter on 8-bit pixels, the centre
+is cut out, and the mean is subtracted from its BGR values of 0 to 255.
 """
 
 from __future__ import annotations
@@ -24,22 +23,43 @@ class Preprocess:
 
     Attributes
     ----------
-    size : int
-        Pixels of the shortest side after resizing, and of both sides of the crop.
-    mean : tuple of float, length 3
-        Values (0-255) to subtract from the blue, green and red channel.
+    height, width : int
+        Pixels of the crop, which is the input of the net.
+    resize : int, optional
+        Pixels of the shortest side after resizing; by default as few as the crop needs.
+    interpolation : str
+        ``bilinear`` or ``bicubic``.
+    antialias : bool
+        Whether the filter grows with the reduction, as Pillow's does and OpenCV's does
+        not.
+    channels : str
+        ``BGR``, ``RGB`` or ``grey``: what the net takes, in this order.
+    mean : tuple of float
+        Values (0-255) to subtract, one for each channel.
+    scale : tuple of float
+        Factors of the differences, one for each channel.
     """
 
-    size: int
-    mean: tuple[float, float, float]
+    height: int
+    width: int
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    antialias: bool = False
+    channels: str = "BGR"
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    scale: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one input: channels, height, width."""
+        return len(self.mean), self.height, self.width
 
     def __call__(self, path: Path) -> NDArray[np.float32]:
         """Read and prepare one image file.
 
         Returns
         -------
-        ndarray of float32, shape (3, size, size)
-            Blue, green and red planes.
+        ndarray of float32, shape (channels, height, width)
 
         Raises
         ------
@@ -59,15 +79,15 @@ class Preprocess:
 
         Returns
         -------
-        ndarray of float32, shape (3, size, size)
+        ndarray of float32, shape (channels, height, width)
 
         Raises
         ------
         ImageError
             If the image is too narrow.
         """
-        crop = resize_and_crop(image, self.size)
-        data = np.empty((3, self.size, self.size), np.float32)
+        crop = resize_and_crop(image, self.height)
+        data = np.empty(self.shape, np.float32)
         # Plane by plane, which is five times as fast as a transposition.
         for k, mean in enumerate(self.mean):
             np.subtract(crop[:, :, k], np.float32(mean), out=data[k])
@@ -76,7 +96,7 @@ class Preprocess:
     def describe(self) -> dict[str, Any]:
         """Describe the settings as a features file records them."""
         return {
-            "size": self.size,
+            "size": self.height,
             "mean": list(self.mean),
             "channels": "BGR",
             "resize": "shortest side, bilinear",

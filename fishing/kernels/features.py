@@ -1,8 +1,8 @@
 """The names of features: what each is made from, and which ones a file allows.
 
-``x7``, ``y8`` and the like are activations, ``dW7`` is the gradient of the loss with
-respect to W_7, and ``x6+x7`` is a sum. Names count from the logits, as those of blobs
-do: see `fishing.nets.blobs`.
+``x7``, ``y8`` and the like are activations, and ``dW7`` is the gradient of the loss
+with respect to W_7. ``x6*x7`` is a product of activations, and ``x6*x7+dW7`` is a sum.
+Names count from the logits, as those of blobs do: see `fishing.nets.blobs`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,16 @@ _ACTIVATIONS = head_names(LAST)
 #: The gradients that a head may have, from the lowest up.
 GRADIENTS = tuple(f"dW{k}" for k in range(1, LAST + 1))
 
-# The blobs whose Gram matrices are multiplied for one summand of a feature.
-_FACTORS = {
-    **{x: (forward_blob(x),) for x in _ACTIVATIONS},
-    **{
-        dW: (forward_blob(f"x{k - 1}"), backward_blob(k))
-        for k, dW in enumerate(GRADIENTS, start=1)
-    },
+# The two blobs whose outer product is a gradient: eq. 9.
+_PAIRS = {
+    dW: (forward_blob(f"x{k - 1}"), backward_blob(k))
+    for k, dW in enumerate(GRADIENTS, start=1)
 }
 
 # Evaluated in this order, features that share blobs follow each other closely.
 _DEPTH = (
     forward_blob("x8"),
-    *(blob for dW in GRADIENTS for blob in _FACTORS[dW]),
+    *(blob for pair in _PAIRS.values() for blob in pair),
     forward_blob("y8"),
 )
 
@@ -40,10 +37,13 @@ _DEPTH = (
 def parse_feature(name: str) -> list[tuple[str, ...]]:
     """Split the name of a feature into summands, each a product of blobs.
 
+    Products bind before sums. A product may have any number of activations as factors,
+    and one of them several times. Their order does not matter.
+
     Parameters
     ----------
     name : str
-        Such as ``x7``, ``x6+x7`` or ``dW7``.
+        Such as ``x7``, ``x6*x7``, ``dW7`` or ``x6*x7+dW7``.
 
     Returns
     -------
@@ -53,22 +53,35 @@ def parse_feature(name: str) -> list[tuple[str, ...]]:
     Raises
     ------
     EvaluationError
-        If a summand is not a feature.
+        If a summand is neither an activation, nor a product of activations, nor a
+        gradient.
 
     Examples
     --------
     >>> parse_feature("x6+x7")
     [('forward/x6',), ('forward/x7',)]
-    >>> parse_feature("dW7")
-    [('forward/x6', 'backward/y7')]
+    >>> parse_feature("x7*x6+dW7")
+    [('forward/x6', 'forward/x7'), ('forward/x6', 'backward/y7')]
     """
-    summands = name.split("+")
-    if not all(summand in _FACTORS for summand in summands):
+    return [
+        _PAIRS.get(summand) or tuple(map(forward_blob, summand.split("*")))
+        for summand in _canonical(name).split("+")
+    ]
+
+
+def _canonical(name: str) -> str:
+    """Sort the factors of each product as table 1 does; raises as `parse_feature`."""
+    summands = [summand.split("*") for summand in name.split("+")]
+    if not all(
+        set(factors) <= set(_ACTIVATIONS) or "*".join(factors) in GRADIENTS
+        for factors in summands
+    ):
         raise EvaluationError(
-            "expected a feature such as x7, y8 or dW7, or a sum such as x6+x7, found "
-            f"'{name}'"
+            "expected a feature such as x7, y8 or dW7 (the product of x6 and dE/dy7), "
+            f"a product of activations such as x6*x7, or a sum of these, found '{name}'"
         )
-    return [_FACTORS[summand] for summand in summands]
+    order = (*_ACTIVATIONS, *GRADIENTS).index
+    return "+".join("*".join(sorted(factors, key=order)) for factors in summands)
 
 
 def feature_blobs(name: str) -> set[str]:
@@ -117,7 +130,8 @@ def choose_features(features: Iterable[str], blobs: Collection[str]) -> list[str
     Returns
     -------
     list of str
-        At least one feature.
+        At least one feature. The factors of a product are in the order of table 1, so
+        ``x7*x6`` is returned as ``x6*x7``.
 
     Raises
     ------
@@ -125,14 +139,15 @@ def choose_features(features: Iterable[str], blobs: Collection[str]) -> list[str
         If a feature is unknown, or needs a blob that is not there.
     """
     available = available_features(blobs)
-    chosen = list(dict.fromkeys(features)) or list(available)
+    chosen = list(dict.fromkeys(map(_canonical, features))) or list(available)
     for feature in chosen:
         missing = sorted(feature_blobs(feature) - set(blobs))
         if missing:
             raise EvaluationError(
                 f"expected {missing[0]}, which {feature} is made from, found "
                 f"{' '.join(blobs) or 'no blobs'}; choose a feature of "
-                f"{' '.join(available) or 'other images'}, or a sum of these"
+                f"{' '.join(available) or 'other images'}, a product of activations, "
+                "or a sum of these"
             )
     if not chosen:
         raise EvaluationError("expected blobs to make features from, found none")

@@ -2,7 +2,9 @@
 
 Each blob is l2-normalised by itself. The kernel of an activation is the linear kernel
 x_A . x_B, and that of a gradient is the trace kernel of the rank-1 matrices x g^T,
-Tr(A^T B) = (x_A . x_B) (g_A . g_B). Products are computed a panel of columns at a time.
+Tr(A^T B) = (x_A . x_B) (g_A . g_B). A product such as x6*x7 is the outer product of its
+factors, so its kernel is the product of theirs. Inner products are computed a panel of
+columns at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def gram(
     Parameters
     ----------
     feature : str
-        Such as ``x7``, ``x6+x7`` or ``dW7``.
+        Such as ``x7``, ``x6*x7``, ``x6+x7`` or ``dW7``.
     A, B : Split, or mapping of str to array_like of float32, shape (n, d)
         Blobs by their names, such as ``forward/x7``. By default, B is A.
 
@@ -147,7 +149,7 @@ class Kernels:
         Parameters
         ----------
         feature : str
-            Such as ``x7``, ``x6+x7`` or ``dW7``.
+            Such as ``x7``, ``x6*x7``, ``x6+x7`` or ``dW7``.
 
         Returns
         -------

@@ -57,7 +57,7 @@ def read_net(prototxt: Path) -> Any:
     Examples
     --------
     >>> from fishing.nets import load_net
-    >>> net = read_net(load_net("tinyalexnet").prototxt)
+    >>> net = read_net(load_net("tinyalexnet").model)
     >>> net.layer[1].name, net.layer[1].convolution_param.num_output
     ('conv1', 48)
     """

@@ -43,8 +43,8 @@ def separate_in_place(layers: Sequence[Any], x5: str) -> None:
             layer.top[i] = current[top]
 
 
-def check_input(layers: Sequence[Any], size: int) -> None:
-    """Check that a net has one input, of images of three channels.
+def check_input(layers: Sequence[Any], shape: tuple[int, int, int]) -> None:
+    """Check that a net has one input, of images of this shape.
 
     Raises
     ------
@@ -54,9 +54,9 @@ def check_input(layers: Sequence[Any], size: int) -> None:
     inputs = [layer for layer in layers if layer.type == "Input"]
     tops = [top for layer in inputs for top in layer.top]
     shapes = [list(s.dim) for layer in inputs for s in layer.input_param.shape]
-    if len(tops) != 1 or len(shapes) != 1 or shapes[0][1:] != [3, size, size]:
+    if len(tops) != 1 or len(shapes) != 1 or shapes[0][1:] != [*shape]:
         raise NetError(
-            f"expected one input of shape (N, 3, {size}, {size}), "
+            f"expected one input of shape (N, {', '.join(map(str, shape))}), "
             f"found {dict(zip(tops, shapes, strict=False))}"
         )
 

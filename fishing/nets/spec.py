@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from fishing.errors import NetError
 from fishing.files import file_sha256, read_at_most
+from fishing.images import Preprocess
 from fishing.nets.blobs import head_names
 
 if sys.version_info >= (3, 11):
@@ -45,16 +46,15 @@ class NetSpec:
     name: str
     title: str  # a line that describes the net
     folder: Path
-    prototxt: Path
-    input_size: int  # pixels of the shortest side, and of each side of the centre crop
-    mean: tuple[float, float, float]  # of B, G and R, which range from 0 to 255
+    model: Path  # the prototxt
+    preprocess: Preprocess  # how an image becomes an input of the net
     blobs: dict[str, str]  # the names of `head_names` to those in the prototxt
     weights: Weights
 
     @property
     def net_sha256(self) -> str:
-        """SHA-256 of the prototxt's bytes."""
-        return file_sha256(self.prototxt)
+        """SHA-256 of the model's bytes."""
+        return file_sha256(self.model)
 
 
 def load_net(net: str) -> NetSpec:
@@ -78,8 +78,8 @@ def load_net(net: str) -> NetSpec:
     Examples
     --------
     >>> spec = load_net("vgg16")
-    >>> spec.input_size, spec.blobs["x7"]
-    (224, 'fc7')
+    >>> spec.preprocess.shape, spec.blobs["x7"]
+    ((3, 224, 224), 'fc7')
     """
     known = net_names()
     folder = models_folder() / net if net in known else Path(net)
@@ -126,14 +126,14 @@ def _read(toml: Path, prototxt: Path) -> NetSpec:
         raise NetError(f"expected to read {toml}: {error.strerror}") from error
     _check_table(toml, "", found)
     weights = found["weights"]
-    b, g, r = (float(value) for value in found["input"]["mean"])
+    size = found["input"]["size"]
+    mean = tuple(float(value) for value in found["input"]["mean"])
     return NetSpec(
         name=found["name"],
         title=found["title"],
         folder=toml.parent,
-        prototxt=prototxt,
-        input_size=found["input"]["size"],
-        mean=(b, g, r),
+        model=prototxt,
+        preprocess=Preprocess(size, size, mean=mean),
         blobs={blob: found["blobs"][blob] for blob in head_names()},
         weights=Weights(
             file=weights["file"],

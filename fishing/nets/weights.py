@@ -141,7 +141,7 @@ def recorded_net(
         spec = load_net(name)
     caffemodel = weights_path(spec)
     for key, source, found in (
-        ("net_sha256", spec.prototxt, spec.net_sha256),
+        ("net_sha256", spec.model, spec.net_sha256),
         ("weights_sha256", caffemodel, check_weights(spec, caffemodel)),
     ):
         expected = settings.get(key)

@@ -92,8 +92,11 @@ def lay_out(table: Table, suffix: str) -> str:
         heading = column.heading
         headers.append(heading.replace(" ", "\n") if suffix == "txt" else heading)
         headers += labels
+    cells = table.cells()
+    if suffix == "md":  # stars of two products would set what is between in italics
+        cells = [[name.replace("*", r"\*"), *values] for name, *values in cells]
     body = tabulate(
-        table.cells(),
+        cells,
         headers,
         tablefmt="simple" if suffix == "txt" else "github",
         disable_numparse=True,

@@ -20,7 +20,7 @@ from fishing.evaluate import check_resampling, evaluate, read_record, write_resu
 from fishing.extract import extract
 from fishing.files import write_whole
 from fishing.images import ImageList, read_splits
-from fishing.kernels import available_features
+from fishing.kernels import available_features, choose_features, parse_feature
 from fishing.nets import fetch_weights
 from fishing.paper.layouts import FORMATS
 from fishing.paper.submission import write_submission
@@ -48,6 +48,7 @@ def reproduce(
     output: Path,
     *,
     years: Sequence[int] = (),
+    features: Sequence[str] = (),
     device: str = "cpu",
     batch_size: int | None = None,
     n_resamples: int = 1000,
@@ -73,6 +74,8 @@ def reproduce(
         the tables (``tables.txt``, ``.md``, ``.tex`` and ``.json``).
     years : sequence of int
         Years of VOC. By default, those that are there.
+    features : sequence of str
+        Features beside those of table 1, such as ``x6*x7``, to have rows of their own.
     device, batch_size
         As for `fishing.extract.extract`.
     n_resamples
@@ -90,6 +93,8 @@ def reproduce(
     FishingError
         If a stage fails.
     """
+    for feature in features:
+        parse_feature(feature)  # a misspelt name must not cost hours
     data_sets = _find_data_sets(data, years)
     for one in settings:
         fetch_weights(one.net, progress=progress)
@@ -97,28 +102,28 @@ def reproduce(
     for data_set in data_sets:
         for one in settings:
             stem = f"{data_set.name}-{one.net.name}"
-            features = output / f"{stem}.h5"
+            file = output / f"{stem}.h5"
             lists = [data_set.train, data_set.test]
             if data_set.server:
                 lists.append(data_set.server)
             extract(
                 one,
                 lists,
-                features,
+                file,
                 data=data_set.folder,
                 device=device,
                 batch_size=batch_size,
                 progress=partial(_labelled, progress, stem),
             )
             record = _evaluated(
-                data_set, features, output / stem, n_resamples, stem, progress
+                data_set, file, features, output / stem, n_resamples, progress
             )
             results.append(Result(data_set.name, one.net.name, record))
             if data_set.server:
                 for feature in by_class_features(record["features"]):
                     progress(f"{stem} submission {feature}", 0, 1, "files")
                     write_submission(
-                        features,
+                        file,
                         output / f"{stem}-{feature}.tar.gz",
                         feature=feature,
                         train=(data_set.train.split, data_set.test.split),
@@ -169,23 +174,27 @@ def _read_data_set(folder: Path) -> _DataSet:
     return _DataSet(name, folder, train, test, *read_splits(folder, ["test"]))
 
 
-def _table_features(blobs: Collection[str]) -> Sequence[str]:
-    """List the features that the tables have rows of, as far as the blobs allow."""
-    return available_features(blobs)
+def _table_features(blobs: Collection[str], others: Sequence[str]) -> list[str]:
+    """List the features that the tables have rows of: table 1's, and others."""
+    return choose_features([*available_features(blobs), *others], blobs)
 
 
 def _evaluated(
     data_set: _DataSet,
-    features: Path,
+    path: Path,
+    features: Sequence[str],
     folder: Path,
     n_resamples: int,
-    stem: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Evaluate the features of the tables, unless their results are there."""
+    """Evaluate table 1's features of a file and others, unless its results are there.
+
+    Results that are there may have more features, which are left out.
+    """
     train, test = data_set.train, data_set.test
-    with FeaturesFile(features) as file:
-        names = _table_features(file.split(train.split).blobs)
+    with FeaturesFile(path) as file:
+        blobs = file.split(train.split).blobs
+        names = _table_features(blobs, features)
         expected = {
             **{"train": train.split, "test": test.split, "C": 1.0},
             "source": file.settings,
@@ -197,18 +206,18 @@ def _evaluated(
     except EvaluationError:
         record = {"features": {}}
     is_same = all(record.get(key) == value for key, value in expected.items())
-    if is_same and set(names) <= set(record["features"]):
-        return record
-    evaluation = evaluate(
-        features,
-        train=train.split,
-        test=test.split,
-        features=names,
-        n_resamples=n_resamples,
-        progress=partial(_labelled, progress, stem),
-    )
-    write_results(evaluation, folder)
-    return evaluation.record
+    if not (is_same and set(names) <= set(record["features"])):
+        evaluation = evaluate(
+            path,
+            train=train.split,
+            test=test.split,
+            features=names,
+            n_resamples=n_resamples,
+            progress=partial(_labelled, progress, folder.name),
+        )
+        write_results(evaluation, folder)
+        record = evaluation.record
+    return {**record, "features": {name: record["features"][name] for name in names}}
 
 
 def _write_tables(comparison: dict[str, Any], output: Path) -> None:

@@ -26,7 +26,7 @@ from fishing.evaluate import (
     with_failed,
 )
 from fishing.files import read_at_most, write_whole
-from fishing.kernels import Kernels, main_feature
+from fishing.kernels import Kernels, choose_features, main_feature
 from fishing.store import FeaturesFile, Rows, Split
 
 _MAX_BYTES = 2**28  # of an archive that may exist already
@@ -82,7 +82,8 @@ def write_submission(
     with FeaturesFile(path) as file:
         splits = {name: file.split(name) for name in train}
         testing = file.split(test)
-        feature = feature or main_feature(testing.blobs)
+        asked_for = feature or main_feature(testing.blobs)
+        (feature,) = choose_features([asked_for], testing.blobs)
         lists = {name: split.list_sha256 for name, split in splits.items()}
         record: dict[str, Any] = {
             **{"feature": feature, "train": list(train), "test": test, "C": C},

@@ -15,7 +15,6 @@ import numpy as np
 
 from fishing.errors import EvaluationError, StoreError
 from fishing.extract import compute_blobs
-from fishing.images import Preprocess
 from fishing.kernels import (
     UnitRows,
     choose_features,
@@ -74,8 +73,8 @@ def search_photo(
     photo : Path
         An image file.
     features : sequence of str
-        Such as ``x7`` or ``dW7``. The default is the file's deepest gradient but one,
-        dW7 if the net has three inner products.
+        Such as ``x7``, ``x6*x7`` or ``dW7``. The default is the file's deepest gradient
+        but one, dW7 if the net has three inner products.
     k : int
         How many images to find.
     splits : sequence of str
@@ -90,8 +89,9 @@ def search_photo(
     Returns
     -------
     dict of str to list of Neighbour
-        For each feature, the nearest image first. Equally near images keep the order of
-        the file. An image that is in several splits is listed once.
+        For each feature, named as `fishing.kernels.choose_features` names it, the
+        nearest image first. Equally near images keep the order of the file. An image
+        that is in several splits is listed once.
 
     Raises
     ------
@@ -100,13 +100,13 @@ def search_photo(
     DataError
         If the photo cannot be read.
     EvaluationError
-        If the file lacks a feature, or k is not positive.
+        If the file or the net lacks a feature, or k is not positive.
     """
     with FeaturesFile(path) as file:
         searched, names = _choose(file, features, k, splits)
         spec = recorded_net(file.settings, file.path, spec)
         expected = file.settings["preprocess"]
-        found = Preprocess(spec.input_size, spec.mean).describe()
+        found = spec.preprocess.describe()
         if found != expected:
             raise StoreError(
                 f"{path} was made with another preprocess: expected {expected}, found "
@@ -127,6 +127,7 @@ def search_photo(
             tf32=tf32 and device != "cpu",
         )
         query = compute_blobs(settings, [photo], device=device)
+        choose_features(names, query)  # a net.toml may name fewer blobs than the file
         return _nearest(query, names, k, searched, (), progress)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from fishing.errors import StoreError, printable
 from fishing.files import write_whole
-from fishing.images import Preprocess
 from fishing.nets import NetSpec, check_weights, weights_path
 
 _MAX_RECORD = 2**20  # bytes
@@ -63,7 +62,7 @@ class ExtractionSettings:
             "blobs": dict(net.blobs),
             "temperature": float(self.temperature),
             "label": "uniform",
-            "preprocess": Preprocess(net.input_size, net.mean).describe(),
+            "preprocess": net.preprocess.describe(),
             **({"gpu_math": "tf32"} if self.tf32 else {}),
             **storage_settings(self.dtype, self.compression),
         }

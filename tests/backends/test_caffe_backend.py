@@ -19,6 +19,7 @@ from fishing.backends import choose_backend
 from fishing.backends.caffe import CaffeBackend
 from fishing.backends.caffe.net import gradient_net
 from fishing.errors import BackendError, NetError
+from fishing.images import Preprocess
 from fishing.nets import BLOBS, NetSpec, load_net, read_net
 
 Array = NDArray[Any]
@@ -52,9 +53,7 @@ def spec(
 
 @pytest.fixture(scope="module")
 def weights(spec: NetSpec) -> dict[str, tuple[Array, Array]]:
-    net = caffe.Net(
-        str(spec.prototxt), str(spec.folder / spec.weights.file), caffe.TEST
-    )
+    net = caffe.Net(str(spec.model), str(spec.folder / spec.weights.file), caffe.TEST)
     return {
         layer: tuple(p.data.astype(np.float64) for p in net.params[layer])
         for layer in ("fc6", "fc7", "fc8")
@@ -63,7 +62,7 @@ def weights(spec: NetSpec) -> dict[str, tuple[Array, Array]]:
 
 @pytest.fixture(scope="module")
 def data(spec: NetSpec) -> NDArray[np.float32]:
-    return _inputs(np.random.default_rng(2), 5, spec.input_size)
+    return _inputs(np.random.default_rng(2), 5, spec.preprocess.height)
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +143,11 @@ def test_eq_9_caffes_own_weight_gradient(
 ) -> None:
     """Let Caffe compute dE/dW itself, image by image."""
     derived = gradient_net(
-        read_net(spec.prototxt),
+        read_net(spec.model),
         spec.blobs,
         temperature=TAU,
         batch_size=1,
-        input_size=spec.input_size,
+        input_shape=spec.preprocess.shape,
     )
     for layer in derived.param.layer:
         for param in layer.param:
@@ -287,7 +286,7 @@ def test_other_nonlinearities(tmp_path: Path, kind, derivative, in_place) -> Non
         tmp_path / "n", TRUNK + _head(names, kind, in_place=in_place), *names
     )
     blobs = _run(spec)
-    net = caffe.Net(str(spec.prototxt), str(spec.folder / "own.caffemodel"), caffe.TEST)
+    net = caffe.Net(str(spec.model), str(spec.folder / "own.caffemodel"), caffe.TEST)
     W7, W8 = (net.params[layer][0].data.astype(np.float64) for layer in ("fc7", "fc8"))
     g8 = (_softmax(blobs["forward/y8"].astype(np.float64) / TAU) - 1 / 5) / TAU
     g7 = (g8 @ W8) * derivative(blobs["forward/x7"].astype(np.float64))
@@ -330,9 +329,7 @@ def test_nothing_to_learn_below_the_head(tmp_path: Path, trunk, bias) -> None:
         'top: "conv"', 'top: "conv" param { lr_mult: 0 } param { lr_mult: 0 }'
     )
     spec = _own_net(tmp_path / "b", frozen + head)
-    net = caffe.Net(
-        str(plain.prototxt), str(plain.folder / "own.caffemodel"), caffe.TEST
-    )
+    net = caffe.Net(str(plain.model), str(plain.folder / "own.caffemodel"), caffe.TEST)
     W7, W8 = (net.params[layer][0].data.astype(np.float64) for layer in ("fc7", "fc8"))
     blobs = _run(spec)
     g8 = (_softmax(blobs["forward/y8"].astype(np.float64) / TAU) - 1 / 5) / TAU
@@ -348,11 +345,11 @@ def test_no_needless_work(tmp_path: Path) -> None:
     """Caffe must not go below y6, nor compute gradients of weights."""
     spec = load_net("tinyalexnet")
     derived = gradient_net(
-        read_net(spec.prototxt),
+        read_net(spec.model),
         spec.blobs,
         temperature=TAU,
         batch_size=2,
-        input_size=64,
+        input_shape=(3, 64, 64),
     )
     net = _net(derived.param, spec)
     for name, blob in net.blobs.items():
@@ -403,7 +400,7 @@ def test_v1_prototxt(tmp_path: Path) -> None:
     """A deploy net in the format of before 2014 makes the same blobs."""
     spec = load_net("tinyalexnet")
     old = caffe_pb2.NetParameter(input=["data"], input_dim=[1, 3, 64, 64])
-    for layer in read_net(spec.prototxt).layer[1:]:
+    for layer in read_net(spec.model).layer[1:]:
         kind = {"InnerProduct": "INNER_PRODUCT"}.get(layer.type, layer.type.upper())
         new = caffe_pb2.LayerParameter.FromString(layer.SerializeToString())
         entry = old.layers.add(name=new.name, bottom=new.bottom, top=new.top)
@@ -412,7 +409,7 @@ def test_v1_prototxt(tmp_path: Path) -> None:
             if field.name.endswith("_param"):
                 getattr(entry, field.name).CopyFrom(value)
     (tmp_path / "v1.prototxt").write_text(str(old))
-    v1 = dataclasses.replace(spec, prototxt=tmp_path / "v1.prototxt")
+    v1 = dataclasses.replace(spec, model=tmp_path / "v1.prototxt")
     data = _inputs(np.random.default_rng(6), 2, 64)
     expected, found = _run_on(spec, data), _run_on(v1, data)
     for name in BLOBS:
@@ -479,7 +476,7 @@ def test_axes_that_do_not_fit(tmp_path: Path, old, new, message) -> None:
     text = TRUNK + _head(("fc6", "fc7"), "ReLU", in_place=True)
     spec = _own_net(tmp_path / "n", text)
     new = new or f"{old} softmax_param {{ axis: 0 }}"
-    spec.prototxt.write_text(text.replace(old, new))
+    spec.model.write_text(text.replace(old, new))
     _refused(spec, NetError, message)
 
 
@@ -503,7 +500,7 @@ def test_head_of_convolutions(tmp_path: Path) -> None:
 
 
 def test_input_of_another_size() -> None:
-    spec = dataclasses.replace(load_net("tinyalexnet"), input_size=65)
+    spec = dataclasses.replace(load_net("tinyalexnet"), preprocess=Preprocess(65, 65))
     _refused(spec, NetError, r"expected one input of shape \(N, 3, 65, 65\)")
 
 
@@ -522,7 +519,7 @@ def test_prototxts_that_do_not_fit(tmp_path: Path, text: str, message: str) -> N
     (tmp_path / "deploy.prototxt").write_text(text)
     spec = load_net("tinyalexnet")
     _refused(
-        dataclasses.replace(spec, prototxt=tmp_path / "deploy.prototxt"),
+        dataclasses.replace(spec, model=tmp_path / "deploy.prototxt"),
         NetError,
         message,
     )
@@ -572,11 +569,11 @@ def test_truncated_weights(tmp_path: Path) -> None:
 def test_caffes_abort_becomes_an_error(tmp_path: Path) -> None:
     """An unknown layer type is one of the many things that Caffe aborts on."""
     spec = load_net("tinyalexnet")
-    deploy = read_net(spec.prototxt)
+    deploy = read_net(spec.model)
     next(p for p in deploy.layer if p.name == "norm1").type = "Normalise"
     (tmp_path / "deploy.prototxt").write_text(text_format.MessageToString(deploy))
     _refused(
-        dataclasses.replace(spec, prototxt=tmp_path / "deploy.prototxt"),
+        dataclasses.replace(spec, model=tmp_path / "deploy.prototxt"),
         BackendError,
         "Caffe stopped: .*Unknown layer type: Normalise",
     )

@@ -152,10 +152,10 @@ def test_the_bytes_of_a_net_in_caffe() -> None:
 
     spec = load_net("tinyalexnet")
     net = CaffeNet(
-        prototxt=spec.prototxt,
+        prototxt=spec.model,
         weights=weights_path(spec),
         blobs=dict(spec.blobs),
-        input_size=64,
+        input_shape=(3, 64, 64),
         batch_size=1,
         temperature=2,
         device="cpu",

@@ -83,7 +83,7 @@ def _inputs(rng: np.random.Generator, n: int, size: int) -> NDArray[np.float32]:
 def test_photographs_by_all_backends(shared: Path, tau: float) -> None:
     spec = load_net("tinyalexnet")
     (images,) = read_splits(shared / "data" / "caltech20", ["test"])
-    preprocess = Preprocess(spec.input_size, spec.mean)
+    preprocess = spec.preprocess
     data = np.stack([preprocess(path) for path in images.path[::20]])
     _compare(*_all(spec, data, tau))
 
@@ -91,7 +91,7 @@ def test_photographs_by_all_backends(shared: Path, tau: float) -> None:
 @pytest.mark.parametrize("name", ["alexnet", "vgg16"])
 def test_large_nets_by_all_backends(name: str, tmp_path: Path) -> None:
     spec = random_net(name, tmp_path)
-    data = _inputs(np.random.default_rng(2), 3, spec.input_size)
+    data = _inputs(np.random.default_rng(2), 3, spec.preprocess.height)
     for tau in (1.0, 2.0, 10.0) if name == "alexnet" else (2.0,):
         _compare(*_all(spec, data, tau))
 
@@ -180,7 +180,7 @@ def test_old_layers_in_both_files(tmp_path: Path) -> None:
         "Dropout": "DROPOUT",
         "Softmax": "SOFTMAX",
     }
-    deploy = text_format.Parse(spec.prototxt.read_text(), caffe_pb2.NetParameter())
+    deploy = text_format.Parse(spec.model.read_text(), caffe_pb2.NetParameter())
     content = (spec.folder / spec.weights.file).read_bytes()
     model = caffe_pb2.NetParameter.FromString(content)
     old_net = caffe_pb2.NetParameter(input=["data"], input_dim=[10, 3, 64, 64])
@@ -208,7 +208,7 @@ def test_old_layers_in_both_files(tmp_path: Path) -> None:
         spec.weights, file="old.caffemodel", size=None, sha256=None
     )
     old_spec = dataclasses.replace(
-        spec, folder=tmp_path, prototxt=tmp_path / "old.prototxt", weights=weights
+        spec, folder=tmp_path, model=tmp_path / "old.prototxt", weights=weights
     )
     data = _inputs(np.random.default_rng(6), 2, 64)
     new_blobs, old_blobs = (_open(one).run(data) for one in (spec, old_spec))
@@ -244,17 +244,17 @@ def test_heads_that_do_not_fit(change: dict[str, str], message: str) -> None:
 
 def test_a_head_without_backward_pass_is_refused(tmp_path: Path) -> None:
     spec = load_net("tinyalexnet")
-    deploy = text_format.Parse(spec.prototxt.read_text(), caffe_pb2.NetParameter())
+    deploy = text_format.Parse(spec.model.read_text(), caffe_pb2.NetParameter())
     relu7 = next(layer for layer in deploy.layer if layer.name == "relu7")
     relu7.type = "Softmax"
     (tmp_path / "deploy.prototxt").write_text(str(deploy))
-    changed = dataclasses.replace(spec, prototxt=tmp_path / "deploy.prototxt")
+    changed = dataclasses.replace(spec, model=tmp_path / "deploy.prototxt")
     message = r"layer 'relu7' \(Softmax\): expected a head of the types BatchNorm"
     _refused(changed, NetError, message)
 
 
 def test_input_of_another_size() -> None:
-    spec = dataclasses.replace(load_net("tinyalexnet"), input_size=65)
+    spec = dataclasses.replace(load_net("tinyalexnet"), preprocess=Preprocess(65, 65))
     _refused(spec, NetError, r"expected one input of shape \(N, 3, 65, 65\)")
 
 

@@ -317,7 +317,7 @@ def test_export(tmp_path: Path) -> None:
     assert found["net"] == "tinyalexnet"
     assert found["net_sha256"] == spec.net_sha256
     assert found["weights_sha256"] == spec.weights.sha256
-    assert json.loads(found["preprocess"])["mean"] == list(spec.mean)
+    assert json.loads(found["preprocess"])["mean"] == list(spec.preprocess.mean)
     assert json.loads(found["outputs"]) == list(BLOBS)
     values = [*model.graph.input, *model.graph.output]
     dims = {value.name: value.type.tensor_type.shape.dim for value in values}

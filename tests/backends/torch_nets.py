@@ -25,7 +25,7 @@ def torch_net(
     functional: Any = importlib.import_module("torch.nn.functional")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     where = torch.device(device.replace("gpu", "cuda"))
-    net = read_net(spec.prototxt)
+    net = read_net(spec.model)
     separate_in_place(net.layer, spec.blobs["x5"])
     weights = {
         name: [torch.from_numpy(np.array(array)).to(where) for array in arrays]

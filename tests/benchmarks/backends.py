@@ -37,7 +37,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fishing.backends.onnx.builder import Graph
 from fishing.backends.onnx.graph import gradient_graph
-from fishing.images import Preprocess, read_splits
+from fishing.images import read_splits
 from fishing.nets import BLOBS, NetSpec, load_net
 from fishing.store import ExtractionSettings
 
@@ -450,10 +450,10 @@ def caffe_net(folder: str, batch: int) -> Run:
 
     spec = load_net(folder)
     net = CaffeNet(
-        prototxt=spec.prototxt,
+        prototxt=spec.model,
         weights=spec.folder / spec.weights.file,
         blobs=dict(spec.blobs),
-        input_size=spec.input_size,
+        input_shape=spec.preprocess.shape,
         batch_size=batch,
         temperature=TAU,
         device="cpu",
@@ -491,7 +491,7 @@ def extraction(folder: str, images: str, output: str, split: str) -> Run:
 def preparation(folder: str, images: str) -> Run:
     """Read and prepare JPEG files in one thread."""
     spec = load_net(folder)
-    preprocess = Preprocess(spec.input_size, spec.mean)
+    preprocess = spec.preprocess
     paths = sorted(Path(images).iterdir())
     cv2.setNumThreads(1)
     return lambda: sum(preprocess(path).size for path in paths)
@@ -515,7 +515,7 @@ def write_net(name: str, folder: Path) -> None:
 
 def made_data(spec: NetSpec, batch: int) -> NDArray[np.float32]:
     """Make random images. The first is the same in a batch of any size."""
-    shape = (batch, 3, spec.input_size, spec.input_size)
+    shape = (batch, *spec.preprocess.shape)
     return 60 * np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
 
 

@@ -1,8 +1,10 @@
-"""Experiments beyond the paper: fusion, tau, label, power, Fisher information and C.
+"""Experiments beyond the paper: fusion, tau, label, power, Fisher information, C, and
+products of activations.
 
-They run on the photographs of Caltech-101 and on those that come with libraries, each
-drawn anew ten times. Prints the tables of docs/beyond.md; draws that were measured
-before are taken from the output folder.
+They run on the photographs of Caltech-101, on those that come with libraries, and the
+last one also on photographs of VOC 2012; each data set is drawn anew ten times. Prints
+the tables of docs/beyond.md; draws that were measured before are taken from the output
+folder.
 """
 
 from __future__ import annotations
@@ -10,24 +12,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from beyond_draws import DATA_SETS, N_DRAWS, Array, Blobs, DataSet, Draw
 from numpy.typing import NDArray
 
-from fishing.evaluate import average_precision_11point, decision_function
-from fishing.extract import extract
-from fishing.extract.head_gradient import Step, gradient, read_steps
-from fishing.images import read_splits, write_photographs
+from fishing.evaluate import decision_function
+from fishing.extract.head_gradient import gradient
 from fishing.kernels import FEATURES, gram, parse_feature
-from fishing.nets import BLOBS, load_net
-from fishing.store import ExtractionSettings, FeaturesFile
 
 ROOT = Path(__file__).parents[2]
-CALTECH = ROOT.parent / "shared" / "data" / "caltech20"
-N_DRAWS = 10
 GRADIENTS = ("dW6", "dW7", "dW8")
 SUMS = (
     *("x5+x6", "x6+x7", "x7+dW7", "x6+dW7", "x5+dW7", "x5+dW6"),
@@ -36,20 +34,7 @@ SUMS = (
 TAUS = (0.5, 1, 2, 4, 8, 16, 32)
 CS = (0.1, 0.3, 1, 3, 10, 30, 100)
 
-Array = NDArray[np.float32]
-Blobs = dict[str, Array]
 Figures = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Images of which some are for training and others for testing."""
-
-    blobs: Blobs
-    labels: NDArray[np.int8]
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-    steps: Sequence[Step]
 
 
 def main() -> None:
@@ -59,67 +44,29 @@ def main() -> None:
     parser.add_argument("--only", choices=EXPERIMENTS, nargs="*", default=EXPERIMENTS)
     arguments = parser.parse_args()
     for name in arguments.only:
+        experiment = EXPERIMENTS[name]
         results = {
-            data: _measured(arguments.output, f"{data}-{name}.json", name, draws)
-            for data, draws in (("caltech20", _caltech), ("photographs", _photographs))
+            data: _measured(
+                *(arguments.output, f"{data}-{name}.json"),
+                *(experiment.measure, DATA_SETS[data]),
+            )
+            for data in experiment.data
         }
-        print(f"\n{name}\n\n{_table(results)}", flush=True)
+        print(f"\n{name}\n\n{_table(results, experiment.reference)}", flush=True)
 
 
 def _measured(
-    folder: Path, file: str, name: str, draws: Callable[[Path], Iterator[Draw]]
+    folder: Path, file: str, measure: Callable[[Draw], Figures], data: DataSet
 ) -> list[Figures]:
     """Run one experiment on all draws on which it was not run before."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file
     figures: list[Figures] = json.loads(path.read_text()) if path.is_file() else []
     if len(figures) <= N_DRAWS:
-        for draw in itertools.islice(draws(folder), len(figures), None):
-            figures.append(EXPERIMENTS[name](draw))
+        for draw in itertools.islice(data.draws(folder), len(figures), None):
+            figures.append(measure(draw))
             path.write_text(json.dumps(figures))
     return figures
-
-
-def _caltech(folder: Path) -> Iterator[Draw]:
-    """Yield the split that is there, then ten of the same sizes, class by class."""
-    blobs, labels, n_train, steps = _extract(CALTECH, folder / "caltech20.h5")
-    order = np.arange(len(labels))
-    yield Draw(blobs, labels, order[:n_train], order[n_train:], steps)
-    for seed in range(N_DRAWS):
-        rng, train = np.random.default_rng(seed), []
-        for c in range(labels.shape[1]):
-            of_class = np.flatnonzero(labels[:, c] > 0)
-            n = int((of_class < n_train).sum())
-            train += list(rng.permutation(of_class)[:n])
-        rest = np.setdiff1d(order, train)
-        yield Draw(blobs, labels, np.array(sorted(train)), rest, steps)
-
-
-def _photographs(folder: Path) -> Iterator[Draw]:
-    """Yield the patches of seed 0, which `make demo` has, then those of ten others."""
-    for seed in range(N_DRAWS + 1):
-        data = write_photographs(folder / f"photographs-{seed}", seed=seed)
-        blobs, labels, n_train, steps = _extract(data, data.with_suffix(".h5"))
-        order = np.arange(len(labels))
-        yield Draw(blobs, labels, order[:n_train], order[n_train:], steps)
-
-
-def _extract(
-    data: Path, path: Path
-) -> tuple[Blobs, NDArray[np.int8], int, Sequence[Step]]:
-    """Extract trainval and test, one after the other."""
-    spec = load_net("tinyalexnet")
-    extract(
-        ExtractionSettings(spec, backend="onnx"),
-        read_splits(data, ["trainval", "test"]),
-        path,
-    )
-    with FeaturesFile(path) as file:
-        splits = file.split("trainval"), file.split("test")
-        blobs = {b: np.concatenate([s.blobs[b][:] for s in splits]) for b in BLOBS}
-        labels = np.concatenate([s.labels for s in splits if s.labels is not None])
-        widths = {name: rows.shape[1] for name, rows in blobs.items()}
-        return blobs, labels, len(splits[0]), read_steps(spec, widths)
 
 
 def _fusion(draw: Draw) -> Figures:
@@ -183,16 +130,41 @@ def _fisher(draw: Draw) -> Figures:
 
 
 def _choice_of_c(draw: Draw) -> Figures:
-    """Choose C for all classes by a half of the training split, for each feature."""
-    order = np.random.default_rng(0).permutation(draw.train)
-    halves = order[: len(order) // 2], order[len(order) // 2 :]
     figures = {}
     for name in FEATURES:
-        K = gram(name, draw.blobs)
-        inner = Draw(draw.blobs, draw.labels, *halves, draw.steps)
-        best = max(CS, key=lambda C: _mean_ap(inner, K, C))
-        figures[f"{name}, C = 1"] = _mean_ap(draw, K)
-        figures[f"{name}, C chosen"] = _mean_ap(draw, K, best)
+        figures |= _by_c(draw, name, gram(name, draw.blobs))
+    return figures
+
+
+def _by_c(draw: Draw, name: str, K: NDArray[np.float64]) -> Figures:
+    """Choose one C for all classes by a half of the training split, or take 1."""
+    order = np.random.default_rng(0).permutation(draw.train)
+    train, test = np.split(order, [len(order) // 2])
+    inner = replace(draw, train=train, test=test)
+    best = max(CS, key=lambda C: _mean_ap(inner, K, C))
+    return {
+        f"{name}, C = 1": _mean_ap(draw, K),
+        f"{name}, C chosen": _mean_ap(draw, K, best),
+    }
+
+
+def _products(draw: Draw) -> Figures:
+    """Put an activation, or where it is positive, in the place of dE/dy."""
+    mask = {b: (draw.blobs[x] > 0).astype(np.float32) for b, x in _ABOVE.items()}
+    kernels = {
+        **{name: gram(name, draw.blobs) for name in ("x5", "x6", "x7")},
+        **{
+            f"{name} at tau {tau}": gram(name, _tempered(draw, tau))
+            for name in ("dW6", "dW7")
+            for tau in (2, 8)
+        },
+        "x5*1[y6>0]": gram("dW6", draw.blobs | mask),
+        "x6*1[y7>0]": gram("dW7", draw.blobs | mask),
+        **{name: gram(name, draw.blobs) for name in ("x5*x6", "x6*x7", "x7*x7")},
+    }
+    figures = {}
+    for name, K in kernels.items():
+        figures |= _by_c(draw, name, K)
     return figures
 
 
@@ -208,16 +180,45 @@ def _together(draw: Draw) -> Figures:
     }
 
 
-EXPERIMENTS: dict[str, Callable[[Draw], Figures]] = {
-    "fusion": _fusion,
-    "tau": _tau,
-    "label": _label,
-    "power": _power,
-    "fisher": _fisher,
-    "C": _choice_of_c,
-    "together": _together,
+def _best_part(variant: str, draws: Sequence[Figures]) -> str:
+    """Name the best part of a sum."""
+    means = {p: np.mean([d[p] for d in draws]) for p in variant.split("+")}
+    return max(means, key=lambda part: float(means[part]))
+
+
+def _papers_setting(variant: str, draws: Sequence[Figures]) -> str:
+    """Name the paper's setting of the same feature."""
+    feature, _, _ = variant.partition(", ")
+    settings = ("tau 2", "uniform", "as it is", "identity", "C = 1")
+    return next(n for s in settings if (n := f"{feature}, {s}") in draws[0])
+
+
+def _product_of_activations(variant: str, _: Sequence[Figures]) -> str:
+    """Name the product that shares the lower factor, of the same choice of C."""
+    name, _, choice = variant.partition(", ")
+    return f"{'x5*x6' if name.startswith(('x5', 'dW6')) else 'x6*x7'}, {choice}"
+
+
+class Experiment(NamedTuple):
+    """What is measured on each draw, what a variant is compared with, and on what."""
+
+    measure: Callable[[Draw], Figures]
+    reference: Callable[[str, Sequence[Figures]], str] = _papers_setting
+    data: Sequence[str] = ("caltech20", "photographs")
+
+
+EXPERIMENTS = {
+    "fusion": Experiment(_fusion, _best_part),
+    "tau": Experiment(_tau),
+    "label": Experiment(_label),
+    "power": Experiment(_power),
+    "fisher": Experiment(_fisher),
+    "C": Experiment(_choice_of_c),
+    "together": Experiment(_together),
+    "products": Experiment(_products, _product_of_activations, tuple(DATA_SETS)),
 }
 _BACKWARD = ("backward/y8", "backward/y7", "backward/y6")
+_ABOVE = {"backward/y6": "forward/x6", "backward/y7": "forward/x7"}
 _PAIRS = {name: parse_feature(name)[0] for name in GRADIENTS}
 
 
@@ -232,7 +233,7 @@ def _mean_ap(draw: Draw, K: NDArray[np.float64], C: float = 1.0) -> float:
         C,
     )
     columns = zip(test[:, usable].T, scores.T, strict=True)
-    return 100 * float(np.mean([average_precision_11point(*c) for c in columns]))
+    return 100 * float(np.mean([draw.average_precision(*c) for c in columns]))
 
 
 def _tempered(draw: Draw, tau: float) -> Blobs:
@@ -277,7 +278,10 @@ def _fisher_kernel(x: Array, g: Array, train: NDArray[np.int64]) -> NDArray[np.f
     return K / np.outer(norms, norms)
 
 
-def _table(results: Mapping[str, list[Figures]]) -> str:
+def _table(
+    results: Mapping[str, list[Figures]],
+    reference: Callable[[str, Sequence[Figures]], str],
+) -> str:
     """Lay out figures, and how far they are from what they are compared with."""
     header = "".join(f" {data} | difference |" for data in results)
     lines = [f"| |{header}", "|---|" + "---|---|" * len(results)]
@@ -286,29 +290,18 @@ def _table(results: Mapping[str, list[Figures]]) -> str:
         cells = []
         for data, draws in results.items():
             values = np.array([draw[variant] for draw in draws])
-            other = np.array([d[_compared_with(variant, draws)] for d in draws])
+            other = np.array([d[reference(variant, draws)] for d in draws])
             cells += [f"{values[0]:.1f}", _difference(values[1:] - other[1:], data)]
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
+        lines.append(f"| {variant.replace('*', chr(92) + '*')} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _compared_with(variant: str, draws: list[Figures]) -> str:
-    """Name the paper's setting of the same feature, or the best part of a sum."""
-    feature, comma, _ = variant.partition(", ")
-    if not comma:
-        means = {p: np.mean([d[p] for d in draws]) for p in variant.split("+")}
-        return max(means, key=lambda part: float(means[part]))
-    settings = ("tau 2", "uniform", "as it is", "identity", "C = 1")
-    return next(n for s in settings if (n := f"{feature}, {s}") in draws[0])
 
 
 def _difference(values: NDArray[np.float64], data: str) -> str:
     """Mean difference over the draws and its 95 % interval (Student's t)."""
     if not values.any():
         return ""
-    n = len(values)
-    # Draws of Caltech-101 share images: Nadeau and Bengio's correction of the variance.
-    factor = 1 / n + (595 / 600 if data == "caltech20" else 0)
+    # For draws that share images: Nadeau and Bengio's correction of the variance.
+    factor = 1 / len(values) + DATA_SETS[data].test_to_train
     half = 2.262 * values.std(ddof=1) * np.sqrt(factor)
     return f"{values.mean():+.1f} ± {half:.1f}"
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from fishing.backends.caffe.net import gradient_net
 from fishing.evaluate import decision_function
-from fishing.images import Preprocess, read_splits
+from fishing.images import read_splits
 from fishing.kernels import FEATURES, Kernels
 from fishing.nets import BLOBS, NetSpec, read_net
 from fishing.store import FeaturesFile, FeaturesWriter, Split, write_features
@@ -71,11 +71,11 @@ def net_speed(spec: NetSpec, repeats: int) -> Rows:
     rows: Rows = []
     for batch_size in (1, 32):
         derived = gradient_net(
-            read_net(spec.prototxt),
+            read_net(spec.model),
             spec.blobs,
             temperature=2.0,
             batch_size=batch_size,
-            input_size=spec.input_size,
+            input_shape=spec.preprocess.shape,
         )
         with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
             file.write(str(derived.param))
@@ -109,7 +109,7 @@ def stages(spec: NetSpec, folder: Path, n: int) -> Rows:
         image = np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
         cv2.imwrite(str(images / f"{i:05d}.jpg"), image)
     (data,) = read_splits(images, [])
-    preprocess = Preprocess(spec.input_size, spec.mean)
+    preprocess = spec.preprocess
     reading = timed(lambda: [preprocess(path) for path in data.path])
 
     output = folder / "features.h5"

@@ -57,7 +57,7 @@ def test_the_check_imports_nothing_that_is_not_packed(bundle, tmp_path: Path) ->
         from fishing.backends.caffe.process import CaffeNet
         from fishing.nets import load_net, read_net, read_weights, weights_path
         spec = load_net("tinyalexnet")
-        print(len(read_net(spec.prototxt).layer), len(read_weights(weights_path(spec))))
+        print(len(read_net(spec.model).layer), len(read_weights(weights_path(spec))))
     """
     folders = [tmp_path, ROOT / "tests" / "gpu", ROOT / "caffe_patch"]
     found = subprocess.run(

@@ -98,7 +98,7 @@ def test_blobs_of_two_gpus_are_those_of_the_cpu(two_gpus: None) -> None:
     """Two workers on each of two GPUs, with the batch size that memory allows."""
     agreement: Any = importlib.import_module("agreement")
     spec = load_net("tinyalexnet")
-    data = agreement.made_images(12, spec.input_size)
+    data = agreement.made_images(12, spec.preprocess.height)
     found: dict[str, Any] = {}
     for device in ("cpu", "gpu:0,1"):
         net = open_backend(

@@ -271,7 +271,7 @@ licence = "none"
         spec = load_net(str(folder))
         assert (folder / spec.weights.file).parent == folder
         assert len(f"{spec.name}\0".encode()) < 1000
-        assert np.isfinite(np.array(spec.mean, np.float32)).all()
+        assert np.isfinite(np.array(spec.preprocess.mean, np.float32)).all()
 
 
 class Lists(Reader):
@@ -550,7 +550,7 @@ class Images(Reader):
 
     def run(self, folder: Path, data: bytes) -> None:
         (folder / "image").write_bytes(data)
-        pixels = Preprocess(8, (1.0, 2.0, 3.0))(folder / "image")
+        pixels = Preprocess(8, 8, mean=(1.0, 2.0, 3.0))(folder / "image")
         assert pixels.shape == (3, 8, 8)
         assert np.isfinite(pixels).all()
 

@@ -41,7 +41,9 @@ def _some(split, rows: slice):
     return {name: blob[rows] for name, blob in split.blobs.items()}
 
 
-@pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW8"])
+@pytest.mark.parametrize(
+    "feature", [*FEATURES, "dW6+dW7", "x7+dW8", "x7*x6", "x7*x7", "x5*x6*y8+dW7"]
+)
 def test_the_kernel_of_paired_rows_is_that_of_explicit_features(train, feature) -> None:
     X = fishing.paired(feature, train)
     assert X.dtype == np.float32

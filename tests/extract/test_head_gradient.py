@@ -62,7 +62,7 @@ def head(depth: int, tmp_path: Path, rng) -> tuple[NetSpec, dict, list]:
     spec = dataclasses.replace(
         shipped,
         folder=tmp_path,
-        prototxt=tmp_path / "deploy.prototxt",
+        model=tmp_path / "deploy.prototxt",
         blobs={name: name for name in names},
         weights=dataclasses.replace(
             shipped.weights, file="own.caffemodel", size=None, sha256=None

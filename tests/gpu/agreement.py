@@ -38,7 +38,7 @@ def made_images(n: int, size: int) -> NDArray[np.float32]:
 
 def caffe_blobs(spec: NetSpec, device: str, *, tf32: bool = False) -> Blobs:
     """Run a few images through patched Caffe."""
-    data = made_images(N_IMAGES, spec.input_size)
+    data = made_images(N_IMAGES, spec.preprocess.height)
     net = open_backend(
         "caffe", spec, temperature=TAU, batch_size=len(data), device=device, tf32=tf32
     )

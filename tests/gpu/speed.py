@@ -103,10 +103,10 @@ def caffe_net(spec: NetSpec, device: str, batch: int) -> Any:
     from fishing.backends.caffe.process import CaffeNet
 
     return CaffeNet(
-        prototxt=spec.prototxt,
+        prototxt=spec.model,
         weights=weights_path(spec),
         blobs=dict(spec.blobs),
-        input_size=spec.input_size,
+        input_shape=spec.preprocess.shape,
         batch_size=batch,
         temperature=TAU,
         device=device,
@@ -115,7 +115,10 @@ def caffe_net(spec: NetSpec, device: str, batch: int) -> Any:
 
 def caffe_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing:
     """Time patched Caffe alone."""
-    net, data = caffe_net(spec, device, batch), made_images(batch, spec.input_size)
+    net, data = (
+        caffe_net(spec, device, batch),
+        made_images(batch, spec.preprocess.height),
+    )
     return Timing(repeated(lambda: net.run(data), seconds), memory(device))
 
 
@@ -123,7 +126,7 @@ def driven_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing
     """Time Caffe as the extractor drives it: workers, and batches sent ahead."""
     from fishing.backends import open_backend, run_ahead
 
-    data = made_images(batch, spec.input_size)
+    data = made_images(batch, spec.preprocess.height)
     net = open_backend("caffe", spec, temperature=TAU, batch_size=batch, device=device)
     n = 4 * net.n_at_once
     try:
@@ -148,7 +151,7 @@ def onnx_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing:
     from fishing.backends.onnx import OnnxBackend
 
     net = OnnxBackend(spec, temperature=TAU, batch_size=batch, device=device)
-    data = made_images(batch, spec.input_size)
+    data = made_images(batch, spec.preprocess.height)
     return Timing(repeated(lambda: net.run(data), seconds), memory(device))
 
 
@@ -160,7 +163,7 @@ def torch_run(spec: NetSpec, device: str, batch: int, seconds: float) -> Timing:
         raise BackendError("it is not in this Python")
     from torch_nets import torch_net
 
-    run = torch_net(spec, made_images(batch, spec.input_size), device)
+    run = torch_net(spec, made_images(batch, spec.preprocess.height), device)
     return Timing(repeated(run, seconds), memory(device))
 
 

@@ -61,7 +61,7 @@ def test_odd_sizes(tmp_path: Path, rng, shape: tuple[int, int], size: int) -> No
     image = _smooth(rng, *shape)
     cv2.imwrite(str(path), image)
     mean = (104.0, 117.0, 123.0)
-    data = Preprocess(size, mean)(path)
+    data = Preprocess(size, size, mean=mean)(path)
     assert data.shape == (3, size, size)
     assert data.dtype == np.float32
     # OpenCV's 8-bit filter rounds twice: one grey level.

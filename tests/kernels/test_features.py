@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from fishing.errors import EvaluationError
@@ -62,6 +64,9 @@ def test_the_choice_of_features() -> None:
 @pytest.mark.parametrize("n", range(1, 9))
 def test_the_order_of_depth_keeps_two_blobs_at_a_time(n: int) -> None:
     features = available_features(paired_blobs(n))
+    inputs = [name for name in features if name[0] == "x" and name[1:].isdigit()]
+    products = (f"{a}*{b}" for a, b in pairwise(inputs[:-1]))
+    features = (*features, *products, "x7*x7", "x7*y8")
     order = in_order_of_depth(features)
     assert sorted(order) == sorted(features)
     seen: set[str] = set()
@@ -70,7 +75,52 @@ def test_the_order_of_depth_keeps_two_blobs_at_a_time(n: int) -> None:
         assert len(seen & set().union(*map(feature_blobs, order[i:]))) <= 2
 
 
-@pytest.mark.parametrize("name", ["x9", "y7", "dW9", "dW0", "", "x6+", "dw7", "x6*x7"])
+@pytest.mark.parametrize(
+    "name",
+    ["x9", "y7", "dW9", "dW0", "", "x6+", "dw7", "x6*", "*", "x6**x7", "x6 * x7"],
+)
 def test_unknown_features(name: str) -> None:
     with pytest.raises(EvaluationError, match="expected a feature such as x7"):
         parse_feature(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["x6*dW7", "dW6*dW7", "x6*y7", "x6*dE/dy7", "x5+x6*dW7"]
+)
+def test_a_gradient_is_no_factor(name: str) -> None:
+    with pytest.raises(
+        EvaluationError, match=r"dW7 \(the product of x6 and dE/dy7\), a product of act"
+    ):
+        parse_feature(name)
+
+
+def test_products_bind_before_sums() -> None:
+    x5, x6, x7 = (f"forward/x{k}" for k in (5, 6, 7))
+    assert parse_feature("x6*x7") == [(x6, x7)]
+    assert parse_feature("x7*x7") == [(x7, x7)]
+    assert parse_feature("x5+x7*x6+dW7") == [(x5,), (x6, x7), (x6, "backward/y7")]
+    assert parse_feature("x8*x5*y8") == [(x5, "forward/y8", "forward/x8")]
+    assert feature_blobs("x5*x7+x7*x7") == {x5, x7}
+
+
+def test_the_order_of_factors_does_not_matter() -> None:
+    chosen = choose_features(["x7*x6", "x6*x7", "x7+x6", "y8*x7+dW7"], BLOBS)
+    assert chosen == ["x6*x7", "x7+x6", "x7*y8+dW7"]
+
+
+def test_activations_without_gradients() -> None:
+    """A head of one product, in whose file net.toml named two activations below it."""
+    blobs = ["forward/x5", "forward/x6", *paired_blobs(1)]
+    assert available_features(blobs) == (
+        *("x5", "x6", "x7", "y8", "x8", "x5+x6", "x6+x7", "x7+y8", "dW8"),
+    )
+    assert main_feature(blobs) == "dW8"
+    assert choose_features(["x6*x7", "x6+dW8"], blobs) == ["x6*x7", "x6+dW8"]
+    with pytest.raises(
+        EvaluationError, match=r"expected backward/y7, which dW7 is .* x6"
+    ):
+        choose_features(["dW7"], blobs)
+    with pytest.raises(EvaluationError, match=r"expected forward/x4, which x4\*x7 is"):
+        choose_features(["x7*x4"], blobs)
+    # Activations may lie apart, too.
+    assert available_features(["forward/x3", *paired_blobs(1)])[:2] == ("x3", "x7")

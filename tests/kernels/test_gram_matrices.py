@@ -9,8 +9,10 @@ from fishing.kernels import FEATURES, Kernels, available_features, gram
 from fishing.kernels import gram_matrices as module
 from fishing.nets.blobs import paired_blobs
 
+PRODUCTS = ("x6*x7", "x7*x7", "x5*x8", "x5*x6*y8", "x6*x7+dW7", "x5+x6*x7+x7*x7")
 
-@pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7"])
+
+@pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7", *PRODUCTS])
 def test_kernels_equal_explicit_features(rng, feature: str) -> None:
     # For dW this is eq. 12: the Frobenius inner product of explicit gradients.
     train, test = make_split(rng, 13), make_split(rng, 7)
@@ -78,7 +80,7 @@ def test_values_that_are_not_finite_are_refused(rng, bad: float) -> None:
         Kernels(split, split)("dW7")
 
 
-@pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7"])
+@pytest.mark.parametrize("feature", [*FEATURES, "dW6+dW7", "x7+dW7", *PRODUCTS])
 def test_gram_equals_explicit_features(rng, monkeypatch, feature: str) -> None:
     monkeypatch.setattr(module, "_PANEL_VALUES", 13 * 4)
     monkeypatch.setattr(module, "_PANEL_STEP", 4)
@@ -99,6 +101,14 @@ def test_heads_of_other_depths(rng, n: int) -> None:
         expected = pytest.approx(rows @ rows.T, abs=3e-7)
         assert gram(feature, split) == expected
         assert Kernels(split, split)(feature)[0] == expected
+
+
+def test_a_gradient_is_the_product_of_its_pair(rng) -> None:
+    split = make_split(rng, 9)
+    split.blobs["backward/y7"] = split.blobs["forward/x7"]
+    np.testing.assert_array_equal(gram("x6*x7", split), gram("dW7", split))
+    np.testing.assert_array_equal(gram("x7*x6", split), gram("dW7", split))
+    np.testing.assert_array_equal(gram("x7*x7", split), gram("x7", split) ** 2)
 
 
 def test_no_rows(rng) -> None:

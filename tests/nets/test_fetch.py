@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fishing.errors import NetError
+from fishing.images import Preprocess
 from fishing.nets import NetSpec, Weights, fetch, fetch_weights, weights_path
 
 BODY = random.Random(0).randbytes(300_001)
@@ -188,9 +189,8 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NetSpec:
         name="net",
         title="A net",
         folder=folder,
-        prototxt=folder / "deploy.prototxt",
-        input_size=8,
-        mean=(0.0, 0.0, 0.0),
+        model=folder / "deploy.prototxt",
+        preprocess=Preprocess(8, 8),
         blobs={},
         weights=Weights("net.caffemodel", len(BODY), SHA256, (), ""),
     )

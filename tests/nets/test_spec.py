@@ -60,7 +60,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def layers(spec: NetSpec) -> list[Any]:
     """Read the layers of a net by Caffe's own messages."""
-    text = spec.prototxt.read_text()
+    text = spec.model.read_text()
     return list(text_format.Parse(text, caffe_pb2.NetParameter()).layer)
 
 
@@ -111,12 +111,13 @@ def test_a_shipped_net_fits_its_prototxt(name: str) -> None:
     spec = load_net(name)
     blobs, _ = shapes(spec)
     assert spec.name == spec.folder.name == name
-    assert blobs["data"] == (3, spec.input_size, spec.input_size)
+    assert blobs["data"] == spec.preprocess.shape
     assert list(spec.blobs) == ["x5", "x6", "x7", "y8", "x8"]
     assert set(spec.blobs.values()) <= set(blobs)
     # B, G, R: ImageNet's mean is darkest in blue.
-    assert 103 < spec.mean[0] < 105 < spec.mean[1] < 118 < spec.mean[2] < 124
-    digest = hashlib.sha256(spec.prototxt.read_bytes()).hexdigest()
+    b, g, r = spec.preprocess.mean
+    assert 103 < b < 105 < g < 118 < r < 124
+    digest = hashlib.sha256(spec.model.read_bytes()).hexdigest()
     assert spec.net_sha256 == digest
 
 
@@ -203,7 +204,7 @@ def test_tinyalexnet_comes_with_its_weights() -> None:
     data = path.read_bytes()
     assert spec.weights.size == len(data)
     assert spec.weights.sha256 == hashlib.sha256(data).hexdigest() == file_sha256(path)
-    assert (spec.input_size, spec.mean) == (64, (104, 117, 123))
+    assert (spec.preprocess.height, spec.preprocess.mean) == (64, (104, 117, 123))
 
 
 def test_tinyalexnet_is_the_shared_one(shared: Path) -> None:
@@ -234,7 +235,7 @@ def test_an_installed_package_has_its_own_models(
 def test_a_folder_is_a_net(folder: Path) -> None:
     spec = load_net(str(folder))
     assert (spec.name, spec.title, spec.folder) == ("mine", "A net of mine", folder)
-    assert (spec.input_size, spec.mean) == (32, (1.0, 2.5, 3.0))
+    assert (spec.preprocess.height, spec.preprocess.mean) == (32, (1.0, 2.5, 3.0))
     weights = spec.weights
     assert (weights.file, weights.size, weights.sha256) == (
         "mine.caffemodel",

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from fishing.errors import DataError, FishingError, StoreError
+from fishing.errors import DataError, EvaluationError, FishingError, StoreError
 from fishing.kernels import FEATURES
 from fishing.nets import NetSpec, load_net
 from fishing.paper import reproduce
@@ -168,6 +168,36 @@ def test_a_second_run_computes_nothing(
     assert reproduce(voc, [ExtractionSettings(net)], output) == first
     assert {p: p.read_bytes() for p in before} == before
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_other_features_get_rows_when_they_are_asked_for(
+    done: tuple[Path, dict[str, object]],
+    voc: Path,
+    net: NetSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, first = done
+    shutil.copytree(output, tmp_path / "out")
+    arguments = (voc, [ExtractionSettings(net)], tmp_path / "out")
+    products = ("x7*x6", "x6*x7+dW7")
+    found = reproduce(*arguments, features=products)["results"]["VOC2007"]["alexnet"]
+    assert list(found["features"]) == [*FEATURES, "x6*x7", "x6*x7+dW7"]
+    before = first["results"]["VOC2007"]["alexnet"]["features"]
+    assert {f: found["features"][f] for f in FEATURES} == before
+    assert found["features"]["x6*x7"]["mAP"]["paper"] is None
+    rows = (tmp_path / "out" / "tables.txt").read_text().splitlines()
+    assert [row.split()[0] for row in rows[5:18]] == list(found["features"])
+    assert "| x6\\*x7+dW7 " in (tmp_path / "out" / "tables.md").read_text()
+    monkeypatch.setattr(module, "evaluate", None)  # both are there now
+    assert reproduce(*arguments) == first
+    reproduce(*arguments, features=["x6*x7"])
+    assert "x6*x7+" not in (tmp_path / "out" / "tables.txt").read_text()
+
+
+def test_a_misspelt_feature_is_refused_at_once(net: NetSpec, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"expected a feature .* found 'x6xx7'"):
+        reproduce(tmp_path, [ExtractionSettings(net)], tmp_path, features=["x6xx7"])
 
 
 def test_interrupted_anywhere_it_goes_on(

@@ -56,7 +56,7 @@ def test_parameters_of_layers(tmp_path: Path, backend: str, value: str) -> None:
     spec = load_net("tinyalexnet")
     for file in ("net.toml", spec.weights.file):
         (tmp_path / file).write_bytes((spec.folder / file).read_bytes())
-    text = spec.prototxt.read_text()
+    text = spec.model.read_text()
     old = re.search(r'type: "ReLU"', text)
     assert old is not None
     slope = f"{old[0]} relu_param {{ negative_slope: {value} }}"

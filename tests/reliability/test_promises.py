@@ -87,7 +87,7 @@ def _other_temperature(work: Work, folder: Path) -> None:
 
 
 def _other_size(work: Work, folder: Path) -> None:
-    work.spec = dataclasses.replace(work.spec, input_size=63)
+    work.spec = dataclasses.replace(work.spec, preprocess=Preprocess(63, 63))
 
 
 def _other_mean(work: Work, folder: Path) -> None:
@@ -204,7 +204,7 @@ def test_whatever_determines_the_output_may_not_change(
 
 def _alone(spec: NetSpec, backend: str, paths: list[Path]) -> list[dict[str, Any]]:
     """Run images one at a time, without any of the machinery between."""
-    preprocess = Preprocess(spec.input_size, spec.mean)
+    preprocess = spec.preprocess
     net = open_backend(backend, spec, temperature=2.0, batch_size=1, device="cpu")
     with closing(net):
         return [net.run(preprocess(path)[None]) for path in paths]

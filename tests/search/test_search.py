@@ -32,8 +32,8 @@ def test_neighbours_are_those_of_all_pairs(
 ) -> None:
     monkeypatch.setattr("fishing.store.rows.BLOCK_ROWS", block_rows)
     file = write_file(tmp_path / "f.h5", **splits)
-    found = search_id(file, "te3", ["dW7", "x7"], k=12)
-    assert list(found) == ["dW7", "x7"]
+    found = search_id(file, "te3", ["dW7", "x7", "x7*x6", "x7*x7+dW8"], k=12)
+    assert list(found) == ["dW7", "x7", "x6*x7", "x7*x7+dW8"]
     for feature, neighbours in found.items():
         rows = np.concatenate([explicit_features(s, feature) for s in splits.values()])
         ids = np.array([i for s in splits.values() for i in s.image_id])
@@ -66,7 +66,9 @@ def test_one_pass_over_the_blobs_that_are_needed(splits, monkeypatch) -> None:
     query = {name: rows[:1] for name, rows in split.blobs.items()}
     for name, rows in split.blobs.items():
         split.blobs[name] = Rows(name, rows)
-    module._nearest(query, ["dW7", "x6", "x6+x7"], 3, {"trainval": split}, (), silent)
+    module._nearest(
+        query, ["dW7", "x6", "x6+x7*x7"], 3, {"trainval": split}, (), silent
+    )
     blobs = {"forward/x6", "forward/x7", "backward/y7"}
     assert {name for name, _ in read} == blobs
     for blob in blobs:

@@ -47,10 +47,10 @@ class CaffeBackend:
     ) -> None:
         (device,) = parse_device(device)
         settings = {
-            "prototxt": spec.prototxt,
+            "prototxt": spec.model,
             "weights": weights_path(spec),
             "blobs": dict(spec.blobs),
-            "input_size": spec.input_size,
+            "input_shape": spec.preprocess.shape,
             "batch_size": batch_size,
             "temperature": temperature,
             "device": device,

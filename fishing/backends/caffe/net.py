@@ -43,7 +43,7 @@ def gradient_net(
     *,
     temperature: float,
     batch_size: int,
-    input_size: int,
+    input_shape: tuple[int, int, int],
 ) -> GradientNet:
     """Derive the net whose backward pass computes dE/dy of the head's inner products.
 
@@ -54,13 +54,13 @@ def gradient_net(
     bias: without something to learn, Caffe would skip the backward pass. Each in-place
     layer of the head gets a blob of its own, so that no y_k is overwritten by x_k.
 
-    `deploy` is what `read_net` returns; it is left as it is. `blobs` and `input_size`
-    are those of `NetSpec`. A NetError says that the net has no head that fits `blobs`,
-    or a layer that cannot be run.
+    `deploy` is what `read_net` returns; it is left as it is. `blobs` are
+    those of `NetSpec`, and `input_shape` is that of one image. A NetError says that the
+    net has no head that fits `blobs`, or a layer that cannot be run.
     """
     param = type(deploy)()
     param.CopyFrom(deploy)
-    _set_input(param, batch_size, input_size)
+    _set_input(param, batch_size, input_shape)
     head = prepare_head(param.layer, blobs)
     outputs = [layer.top[0] for layer in head.inner_products]
     n_readers = sum(outputs[0] in layer.bottom for layer in param.layer)
@@ -81,14 +81,14 @@ def gradient_net(
     )
 
 
-def _set_input(param: Any, batch_size: int, input_size: int) -> None:
+def _set_input(param: Any, batch_size: int, input_shape: tuple[int, int, int]) -> None:
     """Put the one Input layer first, in the shape that will be fed."""
-    check_input(param.layer, input_size)
+    check_input(param.layer, input_shape)
     tops = [t for layer in param.layer if layer.type == "Input" for t in layer.top]
     others = [layer for layer in param.layer if layer.type != "Input"]
     name = _free_name(others, "data")
     first = LayerParameter(name=name, type="Input", top=tops)
-    first.input_param.shape.add(dim=[batch_size, 3, input_size, input_size])
+    first.input_param.shape.add(dim=[batch_size, *input_shape])
     set_layers(param, [first, *others])
 
 

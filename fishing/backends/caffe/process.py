@@ -74,7 +74,7 @@ class CaffeNet:
         prototxt: Path,
         weights: Path,
         blobs: dict[str, str],
-        input_size: int,
+        input_shape: tuple[int, int, int],
         batch_size: int | None,
         temperature: float,
         device: str,
@@ -99,7 +99,7 @@ class CaffeNet:
             blobs,
             temperature=temperature,
             batch_size=batch_size or 1,
-            input_size=input_size,
+            input_shape=input_shape,
         )
         # The file has no name, so that nothing remains of it if Caffe aborts.
         with tempfile.TemporaryFile("w+") as file:

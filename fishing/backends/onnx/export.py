@@ -15,7 +15,6 @@ from fishing.backends.onnx.builder import Graph
 from fishing.backends.onnx.graph import gradient_graph
 from fishing.errors import BackendError
 from fishing.files import whole_file
-from fishing.images import Preprocess
 from fishing.nets import NetSpec, check_weights, weights_path
 
 # Protobuf reads no message of 2 GB or more; this leaves room for the nodes.
@@ -49,7 +48,7 @@ def export(spec: NetSpec, path: Path, *, most_bytes: int = _MOST_BYTES) -> None:
         "net": spec.name,
         "net_sha256": spec.net_sha256,
         "weights_sha256": check_weights(spec, weights_path(spec)),
-        "preprocess": json.dumps(Preprocess(spec.input_size, spec.mean).describe()),
+        "preprocess": json.dumps(spec.preprocess.describe()),
         "label": "uniform",
         "outputs": json.dumps(list(graph.widths)),
     }

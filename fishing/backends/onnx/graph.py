@@ -36,14 +36,14 @@ DATA, TAU = "data", "tau"
 def gradient_graph(spec: NetSpec, *, native_lrn: bool = False) -> Graph:
     """Make the graph of a net, whose outputs are `fishing.nets.BLOBS`.
 
-    Its inputs are ``data``, float32 of shape (n, 3, size, size), and ``tau``, a
-    positive float32 without axes. Each output is float32 of shape (n, d). ONNX's own
-    operator for LRN is fast in OpenVINO and slow in ONNX Runtime; unless `native_lrn`
-    is set, pooling replaces it where possible.
+    Its inputs are ``data``, float32 of shape (n, channels, height, width), and
+    ``tau``, a positive float32 without axes. Each output is float32 of shape (n, d).
+    ONNX's own operator for LRN is fast in OpenVINO and slow in ONNX Runtime; unless
+    `native_lrn` is set, pooling replaces it where possible.
     """
     caffemodel = weights_path(spec)
-    net = read_net(spec.prototxt)
-    check_input(net.layer, spec.input_size)
+    net = read_net(spec.model)
+    check_input(net.layer, spec.preprocess.shape)
     head = prepare_head(net.layer, spec.blobs)
     outputs = {forward_blob(name): spec.blobs[name] for name in head_names()}
     return build_graph(
