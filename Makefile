@@ -58,10 +58,8 @@ demo: .venv/installed
 	    --output $(DEMO)/results
 	@$(BIN)/fishing report $(DEMO)/results --output $(DEMO)/report
 
-# The figure of the README, with a background of its own for readers in the dark.
 picture: demo
-	sed 's|<g id="figure_1">|<rect width="100%" height="100%" fill="#fdfdfc"/>&|' \
-	    $(DEMO)/report/plots/differences.svg > docs/images/report.svg
+	$(BIN)/python docs/picture.py $(DEMO)/report/plots docs/images/report.svg
 
 tutorial: .venv/installed
 	$(BIN)/python docs/notebook.py docs/tutorial.ipynb
