@@ -7,7 +7,7 @@ DEMO := build/demo
 DEVICE ?= gpu:0
 CHECK ?=
 
-.PHONY: demo test test-slow lint bench docs caffe-patched caffe-test clean help
+.PHONY: demo picture tutorial test test-slow lint bench docs caffe-patched caffe-test clean help
 .PHONY: caffe-cuda-check caffe-bundle gpu-check
 
 help:
@@ -21,6 +21,8 @@ help:
 	@echo "make caffe-bundle   pack patched Caffe for GPU machines (CUDA=1)"
 	@echo "make caffe-cuda-check  compile and link the GPU build from scratch"
 	@echo "make docs           build the documentation as a site in build/site"
+	@echo "make picture        draw the picture of the README"
+	@echo "make tutorial       run the notebook of the tutorial and store its outputs"
 	@echo "make bench          measure time and memory, as ratios"
 	@echo "make clean          remove .venv and build/"
 
@@ -55,6 +57,12 @@ demo: .venv/installed
 	$(BIN)/fishing evaluate $(DEMO)/features.h5 --bootstrap 1000 \
 	    --output $(DEMO)/results
 	@$(BIN)/fishing report $(DEMO)/results --output $(DEMO)/report
+
+picture: demo
+	$(BIN)/python docs/picture.py $(DEMO)/report/plots docs/images/report.svg
+
+tutorial: .venv/installed
+	$(BIN)/python docs/notebook.py docs/tutorial.ipynb
 
 test: caffe-patched
 	$(BIN)/python tests/report/chromium.py

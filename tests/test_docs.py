@@ -36,7 +36,7 @@ from fishing.errors import BackendError
 from fishing.nets import load_net
 from nets.onnx_models import CHANNELS, CLASSES, Model
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
 WEIGHTS = "tinyalexnet.caffemodel"
 # Pages that begin with a features file that is there.
@@ -138,6 +138,8 @@ def data(devkit: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -
         split, name = ("train", "val")[i // 4], ("cat", "dog")[i % 2]
         (folder / "animals" / split / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(image, folder / "animals" / split / name)
+    shutil.copytree(folder / "animals" / "train", folder / "pets")
+    shutil.copytree(folder / "animals" / "val", folder / "pets", dirs_exist_ok=True)
     shutil.copy(photos / "000001.jpg", folder / "photo.jpg")
     (folder / "photos" / "mine.txt").write_text("000001 cat\n000002 dog\n")
     (folder / "terminal.py").write_text(TERMINAL)
