@@ -74,7 +74,7 @@ def _list(split: Split) -> ImageList:
 def folder(whole: Split, tmp_path: Path) -> Path:
     """Write three shards, the second of which has no rows."""
     folder = tmp_path / "features"
-        begin_shards(folder, _manifest(whole))
+    begin_shards(folder, _manifest(whole))
     (folder / "shards").mkdir()
     for number, (start, stop) in enumerate(pairwise(CUTS)):
         part = _sliced(whole, start, stop)
@@ -123,9 +123,7 @@ def test_a_shard_that_is_replaced_meanwhile_is_named(folder: Path) -> None:
         content = path.read_bytes()
         path.unlink()
         path.write_bytes(content + b"\0")
-        with pytest.raises(
-            StoreError, match=r"00002\.h5.* another file"
-        ):
+        with pytest.raises(StoreError, match=r"00002\.h5.* another file"):
             file["test"].blobs["forward/x7"][:]
 
 
@@ -133,9 +131,7 @@ def test_missing_shards_are_named(folder: Path) -> None:
     shard_path(folder, 2).unlink()
     shard_path(folder, 0).unlink()
     for reader in (FeaturesFile, verify, describe, load):
-        with pytest.raises(
-            StoreError, match=r"2 are missing.*: 00000 00002;"
-        ):
+        with pytest.raises(StoreError, match=r"2 are missing.*: 00000 00002;"):
             reader(folder)
 
 
