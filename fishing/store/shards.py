@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,9 @@ class Shards:
 
         in_threads(open_one, range(n))
         self._files = [opened[number] for number in range(n)]
-        self.settings = self._manifest.settings
+        self.settings: dict[str, Any] = self._files[
+            0
+        ].settings  # in the order of a single file
         self.splits = {
             name: self._joined(name, list_sha256)
             for name, list_sha256 in self._manifest.lists.items()

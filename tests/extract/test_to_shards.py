@@ -346,7 +346,7 @@ def test_a_feature_stores_its_blobs_alone(photos: Path, tmp_path: Path) -> None:
         assert file.settings["stored"] == "backward/y7 forward/x6 forward/x7"
     done = _run(_command(photos, tmp_path / "g", "--feature", "dW1"))
     assert done.returncode == 2
-    assert "expected forward/x0 among the blobs to store" in done.stderr
+    assert "expected backward/y1 among the blobs to store" in done.stderr
 
 
 def test_workers_that_are_killed_lose_and_double_nothing(

@@ -164,6 +164,10 @@ def _swap(folder: Path) -> None:
     other.write_bytes(content)
 
 
+def _other_rows(folder: Path) -> None:
+    _change(folder, lambda found: found["shards"][1]["rows"].update(test=1))
+
+
 def _other_settings(folder: Path) -> None:
     _change(folder, lambda found: found["settings"].update(temperature=4.0))
 
@@ -182,7 +186,8 @@ def _change(folder: Path, change: Callable[[Any], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_swap, r"00000\.h5: expected rows of"),
+        (_swap, "expected the images and labels that the manifest"),
+        (_other_rows, r"00001\.h5: expected rows of"),
         (_other_settings, r"00000\.h5 was made with another temperature"),
         (_other_list, "expected the images and labels that the manifest"),
     ],
