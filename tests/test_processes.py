@@ -327,19 +327,19 @@ def test_every_library_gets_the_number(monkeypatch, tmp_path: Path, devkit) -> N
 def test_readers_of_images_are_as_many(monkeypatch, devkit, tmp_path: Path) -> None:
     import cv2
 
-    from fishing.extract import extract, to_file
+    from fishing.extract import extract, read_ahead
     from fishing.images import read_splits
     from fishing.nets import load_net
     from fishing.store import ExtractionSettings
 
     sizes: list[tuple[int, int]] = []
-    pool = to_file.ThreadPoolExecutor
+    pool = read_ahead.ThreadPoolExecutor
 
     def counted(max_workers: int) -> Any:
         sizes.append((max_workers, cv2.getNumThreads()))
         return pool(max_workers)
 
-    monkeypatch.setattr(to_file, "ThreadPoolExecutor", counted)
+    monkeypatch.setattr(read_ahead, "ThreadPoolExecutor", counted)
     settings = ExtractionSettings(load_net("tinyalexnet"), "onnx")
     for n, expected in ((1, 1), (5, 5), (99, 8)):
         use_threads(n)

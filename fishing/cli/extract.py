@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fishing.cli import options
 from fishing.cli.printing import print_json
@@ -29,10 +30,37 @@ _N_KINDS = 6  # of suffixes that are named
     "VOC devkit, or folder of images with lists <split>.txt or .csv, or with "
     "subfolders <split>/<class>/."
 )
-@options.output(options.FILE, "features.h5", "Features file to write.")
+@click.option(
+    "--output",
+    type=options.PATH,
+    show_default="features.h5, or the folder features with --shards",
+    help="Features file to write, or folder of shards.",
+)
 @options.settings
 @options.device
 @options.batch_size
+@click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    help="Store only the blobs that this feature needs, such as dW7 or 'x6*x7'; may be "
+    "repeated.",
+)
+@click.option(
+    "--shards",
+    "n_shards",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Write a folder of N shards, each a features file of a part of the lists.",
+)
+@click.option(
+    "--shard",
+    metavar="I",
+    type=click.IntRange(min=0),
+    envvar=["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"],
+    show_default="SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, or else all shards",
+    help="Make only this one of the shards, which count from 0.",
+)
 @click.option(
     "--overwrite", is_flag=True, help="Replace an existing file and start anew."
 )
@@ -43,8 +71,12 @@ def extract(
     net: str,
     splits: tuple[str, ...],
     data: Path,
-    output: Path,
+    output: Path | None,
     settings: dict[str, Any],
+    features: tuple[str, ...],
+    n_shards: int | None,
+    shard: int | None,
+    overwrite: bool,
     as_json: bool,
     **run: Any,
 ) -> None:
@@ -61,21 +93,31 @@ def extract(
     Examples:
       fishing extract --net vgg16 --split trainval --split test
       fishing extract --net tinyalexnet --data photos --output photos.h5
+      fishing extract --net vgg16 --data photos --shards 64 --output photos
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
-    from fishing.extract import extract
+    from fishing.extract import extract, extract_shards
     from fishing.images import read_splits
+    from fishing.kernels import feature_blobs
     from fishing.nets import load_net
     from fishing.store import ExtractionSettings
 
+    source = click.get_current_context().get_parameter_source("shard")
+    if n_shards is None and source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--shard needs --shards.")
+    if n_shards is not None and overwrite:
+        raise click.UsageError("To make shards anew, remove their folder.")
+    stored = {blob for name in features for blob in feature_blobs(name)}
+    chosen = ExtractionSettings(load_net(net), **settings, stored=tuple(sorted(stored)))
+    lists = read_splits(data, splits)
     with ProgressBar() as progress:
-        outcome = extract(
-            ExtractionSettings(load_net(net), **settings),
-            read_splits(data, splits),
-            output,
-            data=data,
-            progress=progress,
-            **run,
-        )
+        run |= {"data": data, "progress": progress}
+        if n_shards is None:
+            output = output or Path("features.h5")
+            outcome = extract(chosen, lists, output, overwrite=overwrite, **run)
+        else:
+            output = output or Path("features")
+            run["shard"] = shard
+            outcome = extract_shards(chosen, lists, output, n_shards, **run)
     if as_json:
         print_json({"output": str(output), "splits": [asdict(one) for one in outcome]})
         return

@@ -6,4 +6,5 @@ from .temperature import temper as temper
 from .to_file import Extracted as Extracted
 from .to_file import extract as extract
 from .to_file import one_product_advice as one_product_advice
+from .to_shards import extract_shards as extract_shards
 from .torch_nets import from_torch as from_torch

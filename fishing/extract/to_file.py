@@ -1,41 +1,23 @@
-"""Extraction of features from lists of images into a features file.
-
-A few threads read and prepare images ahead of the net. At no time are more than a few
-batches of them in memory.
-"""
+"""Extraction of features from lists of images into a features file."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
-from collections.abc import (
-    Collection,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends import Backend, check_run, choose_backend, open_backend, run_ahead
-from fishing.errors import BackendError, DataError, ImageError
-from fishing.images import (
-    ImageList,
-    Note,
-    Preprocess,
-    catch_messages,
-    collect_notes,
-)
+from fishing.errors import BackendError, DataError, NetError
+from fishing.extract.read_ahead import DAMAGED, heard, in_batches, read_ahead
+from fishing.images import ImageList, Note
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
-from fishing.processes import opencv_threads, usable_cores
 from fishing.progress import Progress, silent
 from fishing.store import ExtractionSettings, FeaturesWriter, remember_data
 
@@ -117,32 +99,119 @@ def extract(
     FishingError
         If the net, the backend or the features file cannot be used.
     """
-    check_run(settings.temperature, batch_size)
-    spec, backend = settings.net, choose_backend(settings.backend, device)
-    preprocess = spec.preprocess
-    record = replace(settings, backend=backend).record()
-    with FeaturesWriter(output, record, overwrite=overwrite) as writer:
-        pending, n_damaged = writer.pending(lists), Counter[str]()
-        if pending:
+    with NetOnDemand(settings, device=device, batch_size=batch_size) as net:
+        done = extract_lists(
+            net, lists, output, overwrite=overwrite, strict=strict, progress=progress
+        )
+    if data is not None:
+        remember_data(output, data)
+    return done
+
+
+class NetOnDemand:
+    """A net that is loaded when the first image needs it; a context manager.
+
+    Parameters
+    ----------
+    settings, device, batch_size
+        See `extract`.
+
+    Attributes
+    ----------
+    settings : ExtractionSettings
+        With the backend that ``auto`` stands for.
+    record : dict
+        What features files of this net record.
+
+    Raises
+    ------
+    FishingError
+        If the settings are not allowed, or the weights are missing.
+    """
+
+    def __init__(
+        self,
+        settings: ExtractionSettings,
+        *,
+        device: str = "cpu",
+        batch_size: int | None = None,
+    ) -> None:
+        check_run(settings.temperature, batch_size)
+        backend = choose_backend(settings.backend, device)
+        self.settings = replace(settings, backend=backend)
+        self.record: dict[str, Any] = self.settings.record()
+        self._device, self._batch_size = device, batch_size
+        self._net: Backend | None = None
+
+    def __enter__(self) -> NetOnDemand:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._net is not None:
+            self._net.close()
+
+    def load(self) -> Backend:
+        """Load the net, unless it is loaded."""
+        if self._net is None:
+            settings, spec = self.settings, self.settings.net
             net = open_backend(
-                backend,
+                settings.backend,
                 spec,
                 temperature=settings.temperature,
-                batch_size=batch_size,
-                device=device,
+                batch_size=self._batch_size,
+                device=self._device,
                 tf32=settings.tf32,
             )
-            with closing(net):
-                _log.info("%s runs on %s, backend %s", spec.name, device, backend)
-                if advice := one_product_advice(spec.name, net.widths):
-                    _log.info("%s", advice)
-                for images in pending:
-                    n_damaged[images.split] = _extract_split(
-                        images, net, preprocess, writer, strict, progress
-                    )
+            self._net = net
+            _log.info(
+                "%s runs on %s, backend %s", spec.name, self._device, settings.backend
+            )
+            if advice := one_product_advice(spec.name, net.widths):
+                _log.info("%s", advice)
+        return self._net
+
+    def widths(self) -> dict[str, int]:
+        """Count the values per image of each blob that is stored.
+
+        Raises a NetError if the net lacks one that the settings name.
+        """
+        found, stored = self.load().widths, self.settings.stored
+        missing = [blob for blob in stored if blob not in found]
+        if missing:
+            raise NetError(
+                f"expected {missing[0]} among the blobs to store, found that "
+                f"{self.settings.net.name} has {' '.join(found)}; choose another "
+                "--feature"
+            )
+        return {blob: n for blob, n in found.items() if not stored or blob in stored}
+
+
+def extract_lists(
+    net: NetOnDemand,
+    lists: Sequence[ImageList],
+    output: Path,
+    *,
+    overwrite: bool = False,
+    strict: bool = False,
+    may_lack_rows: bool = False,
+    progress: Progress = silent,
+) -> list[Extracted]:
+    """Write the blobs of all images into a features file, by a net that stays loaded.
+
+    The parameters are those of `extract`. With `may_lack_rows`, a list of which no
+    image can be read is no error: it may be a part of a longer one.
+    """
+    with FeaturesWriter(output, net.record, overwrite=overwrite) as writer:
+        pending, n_damaged = writer.pending(lists), Counter[str]()
+        if pending:
+            for images in pending:
+                n_damaged[images.split] = _extract_split(
+                    images, net, writer, strict, progress
+                )
+                if writer.n_failed(images.split) == len(images) and not may_lack_rows:
+                    writer.discard(images.split)
+                    raise none_can_be_read(images)
             writer.publish(progress)
-        if data is not None:
-            remember_data(output, data)
         names = {images.split for images in pending}
         return [
             Extracted(
@@ -155,6 +224,15 @@ def extract(
             )
             for images in lists
         ]
+
+
+def none_can_be_read(images: ImageList) -> DataError:
+    """Make the error of a list of which no image can be read."""
+    return DataError(
+        f"expected images in split '{images.split}', found that none of "
+        f"{len(images)} can be read, such as '{images.path[0]}'; look there and "
+        "run the same command again"
+    )
 
 
 def one_product_advice(net: str, blobs: Collection[str]) -> str:
@@ -188,8 +266,7 @@ def one_product_advice(net: str, blobs: Collection[str]) -> str:
 
 def _extract_split(
     images: ImageList,
-    net: Backend,
-    preprocess: Preprocess,
+    net: NetOnDemand,
     writer: FeaturesWriter,
     strict: bool,
     progress: Progress,
@@ -198,15 +275,20 @@ def _extract_split(
 
     Returns how many of them may be damaged.
     """
-    start = writer.open_split(images, net.widths)
+    loaded, widths = net.load(), net.widths()
+    preprocess = net.settings.net.preprocess
+    start = writer.open_split(images, widths)
     counts: Counter[Note] = Counter()
-    n_ahead = (1 + net.n_at_once) * net.batch_size
+    n_ahead = (1 + loaded.n_at_once) * loaded.batch_size
     with (
-        _read_ahead(images, start, preprocess, n_ahead) as read,
-        closing(_heard(read, images, start, strict, counts)) as inputs,
-        closing(run_ahead(net, _batches(inputs, start, net.batch_size))) as batches,
+        read_ahead(images, start, preprocess, n_ahead) as read,
+        closing(heard(read, images, start, strict, counts)) as inputs,
+        closing(
+            run_ahead(loaded, in_batches(inputs, start, loaded.batch_size))
+        ) as batches,
     ):
-        for (n_done, failed), blobs in batches:
+        for (n_done, failed), found in batches:
+            blobs = {name: rows for name, rows in found.items() if name in widths}
             _report(failed, images, strict)
             _check_finite(blobs, images.path[n_done - 1])
             writer.append(images.split, n_done, blobs, failed)
@@ -214,20 +296,12 @@ def _extract_split(
     for note, n in counts.items():
         if n > 1 and not note.is_damage:
             _log.warning("%d images of '%s': %s", n, images.split, note.text)
-    n_failed = writer.n_failed(images.split)
-    if strict and n_failed:
+    if strict and writer.n_failed(images.split):
         raise DataError(
-            f"{n_failed} images of split '{images.split}' could not be read in an "
-            "earlier run; mend them and start anew with --overwrite"
+            f"{writer.n_failed(images.split)} images of split '{images.split}' could "
+            "not be read in an earlier run; mend them and start anew with --overwrite"
         )
-    if n_failed == len(images):
-        writer.discard(images.split)
-        raise DataError(
-            f"expected images in split '{images.split}', found that none of "
-            f"{len(images)} can be read, such as '{images.path[0]}'; look there and "
-            "run the same command again"
-        )
-    return counts[_DAMAGED]
+    return counts[DAMAGED]
 
 
 def _report(failed: Mapping[int, str], images: ImageList, strict: bool) -> None:
@@ -247,104 +321,3 @@ def _check_finite(blobs: Mapping[str, NDArray[np.float32]], last: Path) -> None:
                 f"expected finite values, found NaN or infinity in {name} of the batch "
                 f"that ends with '{last}'; look at the weights and the temperature"
             )
-
-
-class _Read(NamedTuple):
-    """An input of the net, or why there is none, and what is noted about the image."""
-
-    input: NDArray[np.float32] | ImageError
-    notes: list[Note]
-
-
-@contextmanager
-def _read_ahead(
-    images: ImageList, start: int, preprocess: Preprocess, n_ahead: int
-) -> Iterator[Iterator[_Read]]:
-    """Read images in their order with a few threads, at most `n_ahead` in advance."""
-    pool = ThreadPoolExecutor(
-        max_workers=min(8, usable_cores()), initializer=catch_messages
-    )
-
-    def in_order() -> Iterator[_Read]:
-        waiting: deque[Future[_Read]] = deque()
-        for place in range(start, len(images)):
-            reason = images.failed.get(place, "")
-            waiting.append(pool.submit(_read, images.path[place], reason, preprocess))
-            if len(waiting) > n_ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    with opencv_threads(1):  # the threads of the pool are enough
-        try:
-            yield in_order()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _read(path: Path, reason: str, preprocess: Preprocess) -> _Read:
-    """Read an image, unless there is a reason to think that it cannot be read."""
-    with collect_notes() as notes:
-        try:
-            return _Read(ImageError(reason) if reason else preprocess(path), notes)
-        except ImageError as error:
-            return _Read(error, notes)
-
-
-def _heard(
-    read: Iterator[_Read],
-    images: ImageList,
-    start: int,
-    strict: bool,
-    counts: Counter[Note],
-) -> Generator[NDArray[np.float32] | ImageError]:
-    """Pass inputs on, say what is noted about them, and count it.
-
-    A damaged image is named, or fails if `strict`; other notes are said once.
-    """
-    for path, (item, notes) in zip(images.path[start:], read, strict=True):
-        damage = next((note.text for note in notes if note.is_damage), "")
-        if damage and strict:
-            item = ImageError(damage)
-        elif damage:
-            _log.warning("%s: %s; it may be damaged, and keeps its row", path, damage)
-            counts[_DAMAGED] += 1
-        for note in notes:
-            if not note.is_damage:
-                if not counts[note]:
-                    _log.warning("%s: %s (said once)", path, note.text)
-                counts[note] += 1
-        yield item
-
-
-_DAMAGED = Note("may be damaged", is_damage=True)
-
-
-class _Span(NamedTuple):
-    """The images of a list that a batch covers, readable or not."""
-
-    n_done: int  # images up to the end of the batch
-    failed: dict[int, str]  # reasons by place in the list
-
-
-def _batches(
-    inputs: Iterable[NDArray[np.float32] | ImageError], start: int, batch_size: int
-) -> Iterator[tuple[_Span, NDArray[np.float32]]]:
-    """Gather inputs into batches, each with the images that it covers.
-
-    A batch ends with its last readable image, so the next one is the same whether or
-    not the work was interrupted between them.
-    """
-    data: list[NDArray[np.float32]] = []
-    span = _Span(start, {})
-    for i, item in enumerate(inputs, start=start):
-        span = _Span(i + 1, span.failed)
-        if isinstance(item, ImageError):
-            span.failed[i] = str(item)
-        else:
-            data.append(item)
-        if len(data) == batch_size:
-            yield span, np.stack(data)
-            data, span = [], _Span(i + 1, {})
-    if data or span.failed:
-        yield span, np.stack(data) if data else np.empty(0, np.float32)

@@ -27,7 +27,7 @@ from fishing.evaluate import (
 )
 from fishing.files import read_at_most, write_whole
 from fishing.kernels import Kernels, choose_features, main_feature
-from fishing.store import FeaturesFile, Rows, Split
+from fishing.store import FeaturesFile, Split, StackedRows
 
 _MAX_BYTES = 2**28  # of an archive that may exist already
 
@@ -167,28 +167,7 @@ def _joined(splits: Sequence[Split]) -> Split:
         image_id=tuple(name for split in splits for name in split.image_id),
         labels=None,
         blobs={
-            name: _Stacked([split.blobs[name] for split in splits])
+            name: StackedRows([split.blobs[name] for split in splits])
             for name in first.blobs
         },
     )
-
-
-class _Stacked:
-    """Rows of several splits, one below the other, as `fishing.store.Rows`."""
-
-    def __init__(self, parts: Sequence[Rows]) -> None:
-        self._parts = parts
-        self.shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
-        self.dtype: np.dtype[Any] = parts[0].dtype
-
-    def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        rows, *columns = key if isinstance(key, tuple) else (key,)
-        start, stop, _ = rows.indices(self.shape[0])
-        pieces, offset = [], 0
-        for part in self._parts:
-            n = part.shape[0]
-            here = slice(max(start - offset, 0), min(max(stop - offset, 0), n))
-            if here.start < here.stop:
-                pieces.append(part[(here, *columns)])
-            offset += n
-        return np.concatenate(pieces)

@@ -2,11 +2,18 @@ from .features_file import FeaturesFile as FeaturesFile
 from .features_file import describe as describe
 from .features_file import load as load
 from .features_file import verify as verify
+from .manifest import Manifest as Manifest
+from .manifest import Shard as Shard
+from .manifest import begin_shards as begin_shards
+from .manifest import read_manifest as read_manifest
+from .manifest import record_shard as record_shard
+from .manifest import shard_path as shard_path
 from .remembered_data import relative_path as relative_path
 from .remembered_data import remember_data as remember_data
 from .remembered_data import remembered_data as remembered_data
 from .rows import BLOCK_ROWS as BLOCK_ROWS
 from .rows import Rows as Rows
+from .rows import StackedRows as StackedRows
 from .rows import row_blocks as row_blocks
 from .settings import ExtractionSettings as ExtractionSettings
 from .settings import storage_settings as storage_settings
@@ -14,3 +21,4 @@ from .settings import with_storage as with_storage
 from .split import Split as Split
 from .write import write_features as write_features
 from .writer import FeaturesWriter as FeaturesWriter
+from .writer import waiting_rows as waiting_rows

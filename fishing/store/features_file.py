@@ -24,6 +24,7 @@ from fishing.store.format import BLOBS, JSON_ATTRIBUTES, SHA256
 from fishing.store.index_process import ask
 from fishing.store.places import BAD_INDEX, open_values
 from fishing.store.rows import Rows, StoredRows
+from fishing.store.shards import Shards, verify_shards
 from fishing.store.split import Split
 from fishing.store.values import OpenFile, PlainValues
 
@@ -40,7 +41,7 @@ def load(path: str | os.PathLike[str]) -> FeaturesFile:
     Parameters
     ----------
     path : str or path
-        A file that `fishing extract` made.
+        A file, or a folder of shards, that `fishing extract` made.
 
     Returns
     -------
@@ -61,6 +62,7 @@ class FeaturesFile:
     Parameters
     ----------
     path : Path
+        A file, or a folder of shards, which is read as one file.
 
     Attributes
     ----------
@@ -77,6 +79,10 @@ class FeaturesFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._shards = Shards(path, FeaturesFile) if path.is_dir() else None
+        if self._shards is not None:
+            self.settings, self.splits = self._shards.settings, self._shards.splits
+            return
         self._file = _open(path)
         self._index = ask("read_index", self._file)
         self.settings, self.splits = _read(self._file, self._index)
@@ -85,7 +91,11 @@ class FeaturesFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        (self._shards or self._file).close()
+
+    def release(self) -> None:
+        """Keep no descriptor between reads, for which the file is opened anew."""
+        self._file.release()
 
     def __getitem__(self, name: str) -> Split:
         return self.split(name)
@@ -123,6 +133,9 @@ class FeaturesFile:
         StoreError
             If some are not; the message names the damaged datasets.
         """
+        if self._shards is not None:
+            verify_shards(self.path, progress)
+            return
         _refuse_damage(self._file, self._index, progress)
 
 
@@ -168,6 +181,10 @@ def verify(path: Path, progress: Progress = silent) -> None:
     StoreError
         If the file is missing or damaged; the message names the damaged datasets.
     """
+    if path.is_dir():
+        verify_shards(path, progress)
+        FeaturesFile(path)  # their parts fit together
+        return
     file, refusal = _open(path), None
     try:
         index = ask("read_index", file)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,26 +47,19 @@ class Rows(Protocol):
         ...
 
 
-class StoredRows:
-    """Rows of float32 that are read from a file when they are sliced, as `Rows`.
-
-    The values in the file are float32, or float16, of which each is multiplied by the
-    scale, a power of two. Errors call the rows by their name.
-    """
+class SlicedRows(ABC):
+    """Rows of float32 that can be indexed as an array, given a way to read blocks."""
 
     dtype: np.dtype[Any] = np.dtype(np.float32)
     ndim = 2
+    shape: tuple[int, ...]
 
-    def __init__(self, name: str, values: PlainValues, scale: float = 1.0) -> None:
-        self._name, self._values = name, values
-        self._scale = np.float32(scale)
-        self.shape = values.shape
+    @abstractmethod
+    def _read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Read a block, by slices without steps."""
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"<float32 rows of {self._name}, shape {self.shape}>"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read all rows; without this, numpy would make an array of one object."""
@@ -110,6 +106,22 @@ class StoredRows:
             values[places] = found[wanted - start]
         return values
 
+
+class StoredRows(SlicedRows):
+    """Rows of float32 that are read from a file when they are sliced, as `Rows`.
+
+    The values in the file are float32, or float16, of which each is multiplied by the
+    scale, a power of two. Errors call the rows by their name.
+    """
+
+    def __init__(self, name: str, values: PlainValues, scale: float = 1.0) -> None:
+        self._name, self._values = name, values
+        self._scale = np.float32(scale)
+        self.shape = values.shape
+
+    def __repr__(self) -> str:
+        return f"<float32 rows of {self._name}, shape {self.shape}>"
+
     def _read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Read a block, and bring it to float32."""
         try:
@@ -129,6 +141,41 @@ class StoredRows:
                 f"{one_line(error)}; mend the disk and run the same command again, or "
                 "extract anew with --overwrite"
             ) from None
+        return values
+
+
+class StackedRows(SlicedRows):
+    """Rows of several parts, one below the other, as `Rows`.
+
+    Examples
+    --------
+    >>> rows = StackedRows([np.zeros((2, 1), np.float32), np.ones((3, 1), np.float32)])
+    >>> rows[1:4].ravel().tolist()
+    [0.0, 1.0, 1.0]
+    """
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = parts
+        self._ends = [0, *accumulate(part.shape[0] for part in parts)]
+        self.shape = (self._ends[-1], *parts[0].shape[1:])
+
+    def __repr__(self) -> str:
+        return f"<float32 rows of {len(self._parts)} parts, shape {self.shape}>"
+
+    def _read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Read a block from the parts that it lies in."""
+        start, stop, _ = rows.indices(self.shape[0])
+        first = max(bisect_right(self._ends, start) - 1, 0)
+        last = bisect_left(self._ends, stop)
+        width = len(range(self.shape[1])[columns])
+        values = np.empty((max(stop - start, 0), width), np.float32)
+        for part, (begin, end) in zip(
+            self._parts[first:last], pairwise(self._ends[first : last + 1]), strict=True
+        ):
+            low, high = max(start, begin), min(stop, end)
+            if low < high:
+                found = part[low - begin : high - begin, columns]
+                values[low - start : high - start] = found
         return values
 
 

@@ -34,6 +34,8 @@ class ExtractionSettings:
         Whether a GPU multiplies in TF32, which is faster and less exact.
     dtype, compression : str
         How the file stores the blobs; see `storage_settings`.
+    stored : tuple of str
+        The names of the blobs that are stored; all of them if it is empty.
     """
 
     net: NetSpec
@@ -42,6 +44,7 @@ class ExtractionSettings:
     tf32: bool = False
     dtype: str = "float32"
     compression: str = "none"
+    stored: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Describe the settings as the attributes of a features file.
@@ -64,6 +67,7 @@ class ExtractionSettings:
             "label": "uniform",
             "preprocess": net.preprocess.describe(),
             **({"gpu_math": "tf32"} if self.tf32 else {}),
+            **({"stored": " ".join(self.stored)} if self.stored else {}),
             **storage_settings(self.dtype, self.compression),
         }
 
@@ -114,7 +118,10 @@ def with_storage(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same_settings(
-    expected: Mapping[str, Any], found: Mapping[str, Any], path: Path
+    expected: Mapping[str, Any],
+    found: Mapping[str, Any],
+    path: Path,
+    advice: str = "choose another --output, or --overwrite",
 ) -> None:
     """Refuse to mix rows that were made or are stored in different ways.
 
@@ -127,8 +134,7 @@ def check_same_settings(
             raise StoreError(
                 printable(
                     f"{path} was made with another {key}: expected "
-                    f"{expected.get(key)}, found {str(found.get(key))[:200]}; choose "
-                    "another --output, or --overwrite"
+                    f"{expected.get(key)}, found {str(found.get(key))[:200]}; {advice}"
                 )
             )
 

@@ -46,17 +46,36 @@ class OpenFile:
                 "pipe"
             )
         self.size = state.st_size
+        self._state = _state(state)
+        self._released: str | None = None  # where to open it again
 
     def close(self) -> None:
         """Refuse further reads; reads in other threads are finished first."""
+        self.descriptor = self._released = None
+
+    def release(self) -> None:
+        """Open the file for each read anew, and keep no descriptor in between.
+
+        A process may have fewer descriptors than a folder has shards.
+        """
+        self._released = os.path.abspath(self.path)
         self.descriptor = None
+
+    def _open_again(self) -> Descriptor | None:
+        if self._released is None:
+            return None
+        found = Descriptor(os.open(self._released, os.O_RDONLY | os.O_NONBLOCK))
+        if _state(os.fstat(found.number)) != self._state:
+            raise OSError(errno.ESTALE, "another file than was opened")
+        return found
 
     def read_into(self, buffer: Any, offset: int) -> None:
         """Fill a buffer of bytes from an offset on.
 
         Raises OSError if the disk is lost, or the file ends too early.
         """
-        descriptor = self.descriptor  # keeps it open until the bytes are read
+        # This name keeps it open until the bytes are read.
+        descriptor = self.descriptor or self._open_again()
         if descriptor is None:
             raise StoreError(
                 f"{self.path}: expected to read from an open file, found that it was "
@@ -67,6 +86,11 @@ class OpenFile:
             if not n:
                 raise OSError(errno.EIO, "values that are gone")
             buffer, offset = buffer[n:], offset + n
+
+
+def _state(state: os.stat_result) -> tuple[int, int]:
+    """Tell a file from another one of its name; some file systems change the inode."""
+    return state.st_size, state.st_mtime_ns
 
 
 class Descriptor:

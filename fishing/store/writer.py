@@ -64,7 +64,7 @@ class FeaturesWriter:
                 "choose another --output"
             )
         self._settings = dict(settings)
-        self._folder = self.path.with_name(self.path.name + ".partial")
+        self._folder = waiting_rows(self.path)
         self._whole = self._folder / "whole.h5"
         self._splits: dict[str, Journal] = {}
         self._published: dict[str, str] = {}
@@ -275,6 +275,11 @@ class FeaturesWriter:
             old.verify(progress)  # damage must not get new checksums
             splits = {**old.splits, **new}
             write_features(self._whole, self._settings, splits, report)
+
+
+def waiting_rows(path: Path) -> Path:
+    """Name the folder in which the rows of a features file wait while it is made."""
+    return path.with_name(path.name + ".partial")
 
 
 def _identity(path: Path) -> list[int] | None:

@@ -93,7 +93,7 @@ def test_each_row_belongs_to_the_id_beside_it(
         assert split.failed_index.tolist() == [4, 6, 22]
 
 
-@pytest.mark.parametrize("stop_after", range(8))
+@pytest.mark.parametrize("stop_after", range(9))
 def test_interrupted_work_gives_the_same_bytes(
     marked: Path, tmp_path: Path, monkeypatch, stop_after: int
 ) -> None:
@@ -102,14 +102,46 @@ def test_interrupted_work_gives_the_same_bytes(
     _open(monkeypatch, iter(nets))
     extract(ExtractionSettings(spec), lists, tmp_path / "whole.h5", batch_size=3)
     last = nets[-1]
-    if stop_after < 7:
+    if stop_after < 8:
         with pytest.raises(KeyboardInterrupt):
             extract(ExtractionSettings(spec), lists, tmp_path / "f.h5", batch_size=3)
         assert not (tmp_path / "f.h5").exists()
     extract(ExtractionSettings(spec), lists, tmp_path / "f.h5", batch_size=3)
     assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
-    if stop_after < 7:
-        assert sum(last.batches) == 20 - 3 * stop_after
+    if stop_after < 8:
+        done = sum(nets[1].batches[:stop_after])
+        assert sum(last.batches) == 20 - done
+
+
+def test_batches_end_at_places_of_the_list(
+    marked: Path, tmp_path: Path, net: MarkerNet
+) -> None:
+    """A part of the list has the batches of the whole, whatever can be read before."""
+    lists = read_splits(marked, [])
+    settings = ExtractionSettings(load_net("tinyalexnet"))
+    extract(settings, lists, tmp_path / "f.h5", batch_size=7)
+    assert net.batches == [5, 7, 7, 1]  # images 4, 6 and 22 cannot be read
+
+
+def test_only_some_blobs_are_stored(
+    marked: Path, tmp_path: Path, net: MarkerNet
+) -> None:
+    path, lists = tmp_path / "f.h5", read_splits(marked, [])
+    stored = ("backward/y7", "forward/x6")
+    settings = ExtractionSettings(load_net("tinyalexnet"), stored=stored)
+    extract(settings, lists, path)
+    extract(ExtractionSettings(load_net("tinyalexnet")), lists, tmp_path / "all.h5")
+    with FeaturesFile(path) as file, FeaturesFile(tmp_path / "all.h5") as whole:
+        blobs = file.split("all").blobs
+        assert set(blobs) == set(stored)
+        for blob in stored:
+            assert (blobs[blob][:] == whole.split("all").blobs[blob][:]).all()
+    with pytest.raises(StoreError, match="made with another stored"):
+        extract(ExtractionSettings(load_net("tinyalexnet")), lists, path)
+    other = ExtractionSettings(load_net("tinyalexnet"), stored=("backward/y2",))
+    with pytest.raises(NetError, match=r"backward/y2 among .* tinyalexnet has"):
+        extract(other, lists, tmp_path / "new.h5")
+    assert not (tmp_path / "new.h5.partial").exists()
 
 
 def test_failures_are_reported_once(marked: Path, tmp_path: Path, net, caplog) -> None:

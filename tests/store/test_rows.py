@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from fishing.store import (
     storage_settings,
     write_features,
 )
-from fishing.store.rows import StoredRows
+from fishing.store.rows import StackedRows, StoredRows
 from fishing.store.values import OpenFile, PlainValues
 
 BLOB = "forward/x7"
@@ -273,3 +274,24 @@ def test_short_reads_are_taken_up(path: Path, monkeypatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(os, "preadv", short)
             np.testing.assert_array_equal(file["test"].blobs[BLOB][:], expected)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(slice(None), slice(3, 8), slice(4, 4), slice(7, None), slice(8, 2)),
+        *(slice(None, None, 2), slice(None, None, -1), 0, 9, -1, [9, 0, 4, 4], []),
+        *(np.arange(10) % 3 == 0, (slice(2, 9), slice(1, 3)), ([8, 1], [0, 2])),
+    ],
+)
+def test_stacked_rows_are_indexed_as_an_array(key: object) -> None:
+    array = np.arange(40, dtype=np.float32).reshape(10, 4)
+    cuts = [0, 0, 4, 5, 5, 10, 10]  # some parts have no rows
+    parts = [array[a:b] for a, b in pairwise(cuts)]
+    rows = StackedRows(parts)
+    assert rows.shape == (10, 4)
+    found = rows[key]
+    assert found.shape == array[key].shape
+    assert (found == array[key]).all()
+    assert (np.asarray(rows) == array).all()
+    assert [row.tolist() for row in rows] == array.tolist()

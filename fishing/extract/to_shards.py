@@ -1,0 +1,309 @@
+"""Extraction into a folder of shards, by one process or by many that share the folder.
+
+Each shard is a features file of a part of the list, which begins at a multiple of the
+batch size. So all batches, and thus all rows, are those of a single run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from fishing import __version__
+from fishing.errors import DataError, NetError, StoreError, one_line
+from fishing.extract.to_file import (
+    Extracted,
+    NetOnDemand,
+    extract_lists,
+    none_can_be_read,
+)
+from fishing.files import file_sha256
+from fishing.images import ImageList
+from fishing.processes import usable_cores
+from fishing.progress import Progress, silent
+from fishing.store import (
+    ExtractionSettings,
+    Manifest,
+    Shard,
+    begin_shards,
+    read_manifest,
+    record_shard,
+    remember_data,
+    shard_path,
+    verify,
+    waiting_rows,
+)
+
+_log = logging.getLogger(__name__)
+
+#: Images that go through the net at once unless a number is given. It does not depend
+#: on the device, because the parts of the list begin at its multiples.
+BATCH_SIZE = 32
+# What computes an input and its blobs, by the backend; any of the names may be there.
+_LIBRARIES = {
+    "images": ("numpy", "opencv-python-headless", "opencv-python"),
+    "onnx": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino",),
+}
+
+
+def extract_shards(
+    settings: ExtractionSettings,
+    lists: Sequence[ImageList],
+    folder: Path,
+    n_shards: int,
+    *,
+    shard: int | None = None,
+    data: Path | None = None,
+    device: str = "cpu",
+    batch_size: int | None = None,
+    strict: bool = False,
+    progress: Progress = silent,
+) -> list[Extracted]:
+    """Write the paired blobs of all images into a folder of shards, or one of these.
+
+    Shards that are there are checked by their SHA-256. Damaged ones are made anew, and
+    interrupted ones are resumed. Any number of processes may make shards of one folder
+    at a time.
+
+    Parameters
+    ----------
+    settings : ExtractionSettings
+    lists : sequence of ImageList
+        The whole lists, of which each shard takes a part.
+    folder : Path
+        It is made if it is not there.
+    n_shards : int
+        At most one for each batch.
+    shard : int, optional
+        The number of the shard to make, from 0. By default, all of them are made.
+    data : Path, optional
+        See `extract`.
+    device : str
+        See `extract`.
+    batch_size : int, optional
+        Images that go through the net at once; by default 32, also on a GPU.
+    strict : bool
+        See `extract`.
+    progress : Progress
+        Counts images.
+
+    Returns
+    -------
+    list of Extracted
+        One for each list, of those of its images that belong to the shards made.
+
+    Raises
+    ------
+    DataError
+        If no image of a split can be read, or, if `strict`, one cannot.
+    StoreError
+        If the folder holds other work, another process makes the same shard, or the
+        disk is full.
+    FishingError
+        If the net or the backend cannot be used.
+    """
+    size = batch_size or BATCH_SIZE
+    parts = cut(lists, n_shards, size)
+    if shard is not None and not 0 <= shard < n_shards:
+        raise DataError(
+            f"expected a --shard from 0 to {n_shards - 1}, found {shard}; --shards "
+            "says how many there are"
+        )
+    with NetOnDemand(settings, device=device, batch_size=size) as net:
+        run = {"batch_size": size, **_circumstances(net.settings.backend, device)}
+        begin_shards(
+            folder,
+            Manifest(
+                net.record,
+                run,
+                {images.split: images.sha256 for images in lists},
+                [Shard(part, {}, "") for part in parts],
+            ),
+        )
+        chosen = range(n_shards) if shard is None else [shard]
+        sizes = [sum(b - a for a, b in parts[number].values()) for number in chosen]
+        done: list[Extracted] = []
+        for number, before in zip(chosen, accumulate([0, *sizes]), strict=False):
+            report = _of_all(progress, folder.name, before, sum(sizes), parts[number])
+            done += _make(net, lists, folder, number, size, strict, report)
+    if data is not None:
+        remember_data(folder, data)
+    manifest = read_manifest(folder)
+    for images in lists:
+        if all(one.sha256 for one in manifest.shards) and not any(
+            one.rows.get(images.split) for one in manifest.shards
+        ):
+            raise none_can_be_read(images)
+    return [_together(images, done) for images in lists]
+
+
+def cut(
+    lists: Sequence[ImageList], n_shards: int, batch_size: int
+) -> list[dict[str, list[int]]]:
+    """Cut lists into shards of whole batches, as equal as these allow.
+
+    Returns
+    -------
+    list of dict of str to list of int
+        For each shard, where its part of each split begins and ends.
+
+    Raises
+    ------
+    DataError
+        If there are more shards than batches.
+
+    Examples
+    --------
+    >>> images = ImageList("test", tuple("abcde"), (Path(),) * 5)
+    >>> cut([images], 2, 2)
+    [{'test': [0, 2]}, {'test': [2, 5]}]
+    """
+    batches = [
+        (images.split, start, min(start + batch_size, len(images)))
+        for images in lists
+        for start in range(0, len(images), batch_size)
+    ]
+    n = len(batches)
+    if not 1 <= n_shards <= n:
+        raise DataError(
+            f"expected 1 to {n} shards, since there are {n} batches of {batch_size} "
+            f"images, found {n_shards}; choose another --shards or --batch-size"
+        )
+    shards: list[dict[str, list[int]]] = []
+    for i in range(n_shards):
+        parts: dict[str, list[int]] = {}
+        for split, start, stop in batches[i * n // n_shards : (i + 1) * n // n_shards]:
+            parts.setdefault(split, [start, stop])[1] = stop
+        shards.append(parts)
+    return shards
+
+
+def _circumstances(backend: str, device: str) -> dict[str, Any]:
+    """Say what else than the settings determines the last bits of a row."""
+    found: dict[str, Any] = {"fishing": __version__}
+    for name in (*_LIBRARIES["images"], *_LIBRARIES.get(backend.split("-")[0], ())):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    if device != "cpu":
+        return {**found, "device": "gpu"}
+    return {**found, "device": "cpu", "threads": usable_cores()}
+
+
+def _make(
+    net: NetOnDemand,
+    lists: Sequence[ImageList],
+    folder: Path,
+    number: int,
+    batch_size: int,
+    strict: bool,
+    progress: Progress,
+) -> list[Extracted]:
+    """Make a shard, unless it is there and whole, and record it."""
+    path, shard = shard_path(folder, number), read_manifest(folder).shards[number]
+    found = _sha256(path)
+    if found and found == shard.sha256 and not waiting_rows(path).exists():
+        return [
+            Extracted(name, stop - start, stop - start - shard.rows[name], True)
+            for name, (start, stop) in shard.images.items()
+        ]
+    is_damaged = bool(found) and not _is_whole(path, found, shard)
+    if is_damaged:
+        _log.warning("%s is damaged, and is made anew", path)
+    if (is_damaged or not found) and net.load().batch_size != batch_size:
+        raise NetError(
+            f"expected --batch-size {net.load().batch_size}, the only one that "
+            f"{net.settings.net.name} takes, found {batch_size}"
+        )
+    parts = [
+        _part(images, *shard.images[images.split])
+        for images in lists
+        if images.split in shard.images
+    ]
+    done = extract_lists(
+        *(net, parts, path),
+        overwrite=is_damaged,
+        strict=strict,
+        may_lack_rows=True,
+        progress=progress,
+    )
+    rows = {one.split: one.n_images - one.n_failed for one in done}
+    record_shard(folder, number, rows, _sha256(path))
+    return done
+
+
+def _sha256(path: Path) -> str:
+    """Compute the SHA-256 of a shard; it is empty if there is no such file."""
+    try:
+        return file_sha256(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise StoreError(
+            f"expected to read {path}, found: {one_line(error)}; look at the disk, or "
+            "remove the file"
+        ) from None
+
+
+def _is_whole(path: Path, sha256: str, shard: Shard) -> bool:
+    """Tell whether a shard is as it was written."""
+    if shard.sha256:
+        return sha256 == shard.sha256
+    try:  # whoever made it has not recorded it
+        verify(path)
+    except StoreError:
+        return False
+    return True
+
+
+def _part(images: ImageList, start: int, stop: int) -> ImageList:
+    """Take the images of a list from one place to another."""
+    return dataclasses.replace(
+        images,
+        image_id=images.image_id[start:stop],
+        path=images.path[start:stop],
+        labels=None if images.labels is None else images.labels[start:stop],
+        failed={
+            i - start: why for i, why in images.failed.items() if start <= i < stop
+        },
+        left_alone={},
+    )
+
+
+def _of_all(
+    progress: Progress,
+    name: str,
+    before: int,
+    n_images: int,
+    part: Mapping[str, Sequence[int]],
+) -> Progress:
+    """Report the images of one shard as a part of all that are to be done."""
+    starts = {}
+    for split, (start, stop) in part.items():
+        starts[split] = before
+        before += stop - start
+
+    def report(label: str, done: int, total: int | None, unit: str) -> None:
+        if unit == "images" and label in starts:
+            progress(name, starts[label] + done, n_images, unit)
+
+    return report
+
+
+def _together(images: ImageList, done: Sequence[Extracted]) -> Extracted:
+    """Add up what was done for the parts of one list."""
+    parts = [one for one in done if one.split == images.split]
+    return Extracted(
+        images.split,
+        sum(one.n_images for one in parts),
+        sum(one.n_failed for one in parts),
+        was_there=all(one.was_there for one in parts),
+        n_damaged=sum(one.n_damaged for one in parts),
+        left_alone=dict(images.left_alone),
+    )
