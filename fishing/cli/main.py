@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from fishing import __version__
+from fishing.cli.classify import classify
 from fishing.cli.evaluate import evaluate
 from fishing.cli.export import export
 from fishing.cli.extract import extract
@@ -91,6 +92,7 @@ def main() -> None:
 
 for _command in (
     *(fetch, import_net, extract, export, evaluate, search, retrieval),
+    classify,
     *(temper, reproduce, report, info, photographs),
 ):
     main.add_command(_command)

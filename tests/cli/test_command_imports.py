@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "extract": {"h5py", "cv2", "google", "onnx", "onnxruntime"},
     "export": {"google", "onnx"},
     "evaluate": {"h5py", "scipy", "sklearn"},
+    "classify": {"h5py", "scipy", "sklearn", "cv2", "google", "onnx", "onnxruntime"},
     "photographs": {"cv2"},
     "report": {"h5py", "scipy", "sklearn", "cv2", "jinja2", "matplotlib"},
     "reproduce": {
@@ -124,6 +125,7 @@ def _imported(folder: Path, command: str) -> set[str]:
         ("extract", "--net tinyalexnet --data VOC2007 --split test --output new.h5"),
         ("export", "--net tinyalexnet net.onnx"),
         ("evaluate", "features.h5 --feature x7 --output evaluated"),
+        ("classify", "features.h5 VOC2007/JPEGImages/test_005.jpg"),
         ("photographs", "photographs"),
         ("report", "results --data VOC2007"),
         ("reproduce", "--net tinyalexnet --data VOC2007"),
