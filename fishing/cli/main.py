@@ -24,6 +24,7 @@ from fishing.cli.photographs import photographs
 from fishing.cli.report import report
 from fishing.cli.reproduce import reproduce
 from fishing.cli.retrieval import retrieval
+from fishing.cli.score import score
 from fishing.cli.search import search
 from fishing.cli.temper import temper
 from fishing.errors import FishingError, printable
@@ -92,7 +93,7 @@ def main() -> None:
 
 for _command in (
     *(fetch, import_net, extract, export, evaluate, search, retrieval),
-    classify,
+    *(classify, score),
     *(temper, reproduce, report, info, photographs),
 ):
     main.add_command(_command)

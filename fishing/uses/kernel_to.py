@@ -27,6 +27,13 @@ class KernelTo:
         Such as ``x7``, ``x6*x7``, ``x6+x7`` or ``dW7``.
     images : Split
 
+    Attributes
+    ----------
+    blobs : list of str
+        What the feature is made from.
+    n_at_once : int
+        How many images to give at once, so that memory is bounded.
+
     Raises
     ------
     EvaluationError
@@ -38,7 +45,7 @@ class KernelTo:
         self._feature = feature
         blobs = blobs_of_feature(feature, images)
         self._rows = {k: UnitRows(rows, k).checked() for k, rows in blobs.items()}
-        #: How many images to give at once, so that memory is bounded.
+        self.blobs = sorted(self._rows)
         self.n_at_once = max(1, min(1024, _MOST_VALUES // max(len(images), 1)))
 
     def __call__(self, blobs: Mapping[str, Rows]) -> Kernel:
