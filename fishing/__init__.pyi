@@ -8,3 +8,4 @@ from .kernels.gram_matrices import gram as gram
 from .store.features_file import load as load
 from .uses.classification import classify as classify
 from .uses.outliers import scores as scores
+from .uses.selection import select as select

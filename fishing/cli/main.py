@@ -26,6 +26,7 @@ from fishing.cli.reproduce import reproduce
 from fishing.cli.retrieval import retrieval
 from fishing.cli.score import score
 from fishing.cli.search import search
+from fishing.cli.select import select
 from fishing.cli.temper import temper
 from fishing.errors import FishingError, printable
 from fishing.processes import open_standard_streams
@@ -93,7 +94,7 @@ def main() -> None:
 
 for _command in (
     *(fetch, import_net, extract, export, evaluate, search, retrieval),
-    *(classify, score),
+    *(classify, score, select),
     *(temper, reproduce, report, info, photographs),
 ):
     main.add_command(_command)

@@ -10,3 +10,4 @@ from .outliers import separation as separation
 from .score_output import format_separations as format_separations
 from .score_output import separations as separations
 from .score_output import write_scores as write_scores
+from .selection import select as select

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "evaluate": {"h5py", "scipy", "sklearn"},
     "classify": {"h5py", "scipy", "sklearn", "cv2", "google", "onnx", "onnxruntime"},
     "score": {"h5py", "scipy"},
+    "select": {"h5py", "scipy"},
     "photographs": {"cv2"},
     "report": {"h5py", "scipy", "sklearn", "cv2", "jinja2", "matplotlib"},
     "reproduce": {
@@ -128,6 +129,7 @@ def _imported(folder: Path, command: str) -> set[str]:
         ("evaluate", "features.h5 --feature x7 --output evaluated"),
         ("classify", "features.h5 VOC2007/JPEGImages/test_005.jpg"),
         ("score", "features.h5 --reference trainval"),
+        ("select", "features.h5 --split test -k 3"),
         ("photographs", "photographs"),
         ("report", "results --data VOC2007"),
         ("reproduce", "--net tinyalexnet --data VOC2007"),
