@@ -107,16 +107,16 @@ def classify(
             batch_size=batch_size,
             progress=progress,
         )
+    if as_json:
+        print_json(_record(found))
+    else:
+        click.echo(format_classes(found, k))
     if output:
         write_classes(found, output)
     if sheet:
         write_class_sheet(found, sheet)
-    if as_json:
-        print_json(_record(found))
-        return
-    click.echo(format_classes(found, k))
     for written in filter(None, (output, sheet)):
-        click.echo(f"written to {written}")
+        click.echo(f"written to {written}", err=True)
     if found.failed:
         n = len(found.failed) + len(found.path)
         click.echo(f"{len(found.failed)} of {n} could not be read; left out", err=True)

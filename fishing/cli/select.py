@@ -61,8 +61,7 @@ def select(
     Example:
       fishing select features.h5 --split pool -k 100 --output ids.txt
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
-    from fishing.files import write_whole
-    from fishing.uses import select
+    from fishing.uses import select, write_output
 
     with ProgressBar() as progress:
         ids = select(
@@ -73,7 +72,7 @@ def select(
             seed=seed,
             progress=progress,
         )
-    write_whole(output, "".join(f"{image_id}\n" for image_id in ids))
+    write_output(output, "".join(f"{image_id}\n" for image_id in ids))
     if as_json:
         print_json({"output": str(output), "image_id": ids})
         return

@@ -11,3 +11,4 @@ from .score_output import format_separations as format_separations
 from .score_output import separations as separations
 from .score_output import write_scores as write_scores
 from .selection import select as select
+from .write_output import write_output as write_output

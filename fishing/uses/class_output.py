@@ -7,10 +7,10 @@ import io
 import logging
 from pathlib import Path
 
-from fishing.errors import DataError, one_line, printable
-from fishing.files import write_whole
+from fishing.errors import printable
 from fishing.search import write_gallery
 from fishing.uses.classification import Classified
+from fishing.uses.write_output import write_output
 
 _MOST_PICTURES = 400  # a sheet of more is too large for most viewers
 
@@ -83,14 +83,7 @@ def write_classes(found: Classified, output: Path) -> Path:
             values += [f"{value:.6g}" for value in found.probabilities[i]]
         (best,) = found.best(i, 1)
         writer.writerow([printable(str(path)), found.classes[best], *values])
-    try:
-        write_whole(output, text.getvalue())
-    except OSError as error:
-        raise DataError(
-            f"expected to write '{output}', found: {one_line(error)}; choose another "
-            "--output"
-        ) from None
-    return output
+    return write_output(output, text.getvalue())
 
 
 def write_class_sheet(found: Classified, output: Path, k: int = 2) -> Path:

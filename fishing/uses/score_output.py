@@ -6,9 +6,9 @@ import csv
 import io
 from pathlib import Path
 
-from fishing.errors import DataError, one_line
-from fishing.files import write_whole
+from fishing.errors import DataError
 from fishing.uses.outliers import Scored, separation
+from fishing.uses.write_output import write_output
 
 
 def write_scores(found: Scored, output: Path) -> Path:
@@ -40,14 +40,7 @@ def write_scores(found: Scored, output: Path) -> Path:
     writer.writerow(["image_id", "split", *found.scores])
     columns = ([f"{value:.9g}" for value in v] for v in found.scores.values())
     writer.writerows(zip(found.image_id, found.split, *columns, strict=True))
-    try:
-        write_whole(output, text.getvalue())
-    except OSError as error:
-        raise DataError(
-            f"expected to write '{output}', found: {one_line(error)}; choose another "
-            "--output"
-        ) from None
-    return output
+    return write_output(output, text.getvalue())
 
 
 def separations(

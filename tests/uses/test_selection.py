@@ -169,5 +169,9 @@ def test_the_command(tmp_path: Path, splits) -> None:
     assert result.output == f"9 images of pool written to {output}\n"
     expected = select(file, "pool", 9, labelled="labelled", seed=3)
     assert output.read_text().splitlines() == expected
+    there = output / "new.txt"
+    result = _run("select", file, "--split", "pool", "-k", 1, "--output", there)
+    assert result.exit_code == 2
+    assert f"expected to write '{there}', found: " in result.output
     record = json.loads(_run(*arguments, "--method", "random", "--json").stdout)
     assert record["image_id"] == select(file, "pool", 9, method="random")
