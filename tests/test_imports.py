@@ -27,11 +27,12 @@ CHAIN = (
     {"extract"},
     {"kernels"},
     {"evaluate"},
-    {"search", "paper", "report"},
+    {"search", "uses", "paper", "report"},
     {"cli"},
 )
-# The report shows the paper's figures beside those of an evaluation.
-ALLOWED = {("report", "paper")}
+# The report shows the paper's figures beside those of an evaluation, and classified
+# photographs are drawn as those that a search found.
+ALLOWED = {("report", "paper"), ("uses", "search")}
 FOLDERS = sorted(set().union(*CHAIN))
 FACES = sorted(p.parent for p in PACKAGE.rglob("__init__.pyi"))
 MAX_LINES = 350

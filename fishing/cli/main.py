@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from fishing import __version__
+from fishing.cli.classify import classify
 from fishing.cli.evaluate import evaluate
 from fishing.cli.export import export
 from fishing.cli.extract import extract
@@ -23,7 +24,9 @@ from fishing.cli.photographs import photographs
 from fishing.cli.report import report
 from fishing.cli.reproduce import reproduce
 from fishing.cli.retrieval import retrieval
+from fishing.cli.score import score
 from fishing.cli.search import search
+from fishing.cli.select import select
 from fishing.cli.temper import temper
 from fishing.errors import FishingError, printable
 from fishing.processes import open_standard_streams
@@ -91,6 +94,7 @@ def main() -> None:
 
 for _command in (
     *(fetch, import_net, extract, export, evaluate, search, retrieval),
+    *(classify, score, select),
     *(temper, reproduce, report, info, photographs),
 ):
     main.add_command(_command)

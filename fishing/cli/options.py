@@ -53,6 +53,12 @@ features = click.option(
     "may be repeated. The default is every feature of the paper's table 1 that the "
     "file allows.",
 )
+feature = click.option(
+    "--feature",
+    help="Name of a feature, such as x7, dW7, the product 'x6*x7' or the sum x6+x7. "
+    "The default is dW7, the gradient of the second inner product, for the paper's "
+    "nets.",
+)
 device = click.option(
     "--device",
     default="cpu",

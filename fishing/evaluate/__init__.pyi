@@ -13,10 +13,13 @@ from .failed_images import required_labels as required_labels
 from .failed_images import with_failed as with_failed
 from .intervals import bootstrap as bootstrap
 from .measure import check_resampling as check_resampling
+from .probabilities import Sigmoids as Sigmoids
+from .probabilities import cross_validated_sigmoids as cross_validated_sigmoids
 from .results import Evaluation as Evaluation
 from .results import read_record as read_record
 from .results import read_results as read_results
 from .results import write_results as write_results
 from .svm import decision_function as decision_function
+from .svm import train_svms as train_svms
 from .table import by_temperature as by_temperature
 from .table import format_table as format_table

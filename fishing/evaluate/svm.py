@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -25,9 +26,6 @@ def decision_function(
 ) -> NDArray[np.float64]:
     """Train one SVM for each class, and apply it.
 
-    Each class is a binary problem for `sklearn.svm.SVC`. Images with label 0 play no
-    part in the training of that class.
-
     Parameters
     ----------
     K_train : ndarray of float64, shape (n_train, n_train)
@@ -45,8 +43,7 @@ def decision_function(
     Raises
     ------
     EvaluationError
-        If C is not positive, if the kernel or a decision value is not finite, or if a
-        class lacks positives or negatives.
+        As `train_svms`, or if a kernel or a decision value is not finite.
 
     Examples
     --------
@@ -55,6 +52,23 @@ def decision_function(
     >>> decision_function(X @ X.T, X @ X.T, np.array([[1], [-1]])).round(3)
     array([[ 1.],
            [-1.]])
+    """
+    return train_svms(K_train, labels, C)(K_test)
+
+
+def train_svms(
+    K_train: NDArray[np.float64], labels: NDArray[np.int8], C: float = 1.0
+) -> SVMs:
+    """Train one SVM for each class.
+
+    Each class is a binary problem for `sklearn.svm.SVC`. Images with label 0 play no
+    part in the training of that class. Parameters are those of `decision_function`.
+
+    Raises
+    ------
+    EvaluationError
+        If C is not positive, if the kernel is not finite, or if a class lacks positives
+        or negatives.
     """
     if not 0 < C <= _MAX_C:
         raise EvaluationError(f"expected a positive C of {_MAX_C:g} at most, found {C}")
@@ -83,18 +97,39 @@ def decision_function(
 
     # LIBSVM releases Python's lock, so threads are enough, and they share the kernel.
     in_threads(fit, range(n_classes))
-    values = np.empty((K_test.shape[0], n_classes))
-    for block in row_blocks(len(values)):
-        K = K_test[block]
-        _check_finite(K)
-        with blas_threads():
-            values[block] = K @ coefficients + intercepts
-    if not np.isfinite(values).all():
-        raise EvaluationError(
-            f"expected finite decision values, found NaN or infinity with C = {C:g}; "
-            "choose another C"
-        )
-    return values
+    return SVMs(coefficients, intercepts, C)
+
+
+@dataclass(frozen=True)
+class SVMs:
+    """SVMs of several classes, trained on one kernel.
+
+    Attributes
+    ----------
+    coefficients : ndarray of float64, shape (n_train, n_classes)
+        0 for images that are no support vectors.
+    intercepts : ndarray of float64, shape (n_classes,)
+    C : float
+    """
+
+    coefficients: NDArray[np.float64]
+    intercepts: NDArray[np.float64]
+    C: float
+
+    def __call__(self, K_test: NDArray[np.float64] | Kernel) -> NDArray[np.float64]:
+        """Compute decision values; parameters and errors as `decision_function`."""
+        values = np.empty((K_test.shape[0], len(self.intercepts)))
+        for block in row_blocks(len(values)):
+            K = K_test[block]
+            _check_finite(K)
+            with blas_threads():
+                values[block] = K @ self.coefficients + self.intercepts
+        if not np.isfinite(values).all():
+            raise EvaluationError(
+                f"expected finite decision values, found NaN or infinity with C = "
+                f"{self.C:g}; choose another C"
+            )
+        return values
 
 
 def _check_finite(K: NDArray[np.float64]) -> None:

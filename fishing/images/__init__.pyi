@@ -17,3 +17,4 @@ from .preprocess import Preprocess as Preprocess
 from .preprocess_config import read_preprocess as read_preprocess
 from .read_splits import find_image as find_image
 from .read_splits import read_splits as read_splits
+from .walk import find_photos as find_photos

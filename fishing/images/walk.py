@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -56,7 +57,7 @@ def walk(folder: Path) -> Walked:
             if not name:
                 raise DataError(
                     f"expected a folder of images at '{folder}', found: "
-                    f"{one_line(error)}; name another with --data"
+                    f"{one_line(error)}; name another"
                 ) from None
             found.failed[name] = f"folder not entered: {one_line(error)}"
             continue
@@ -80,6 +81,40 @@ def walk(folder: Path) -> Walked:
         )
     found.images.sort(key=lambda name: PurePosixPath(name).parts)
     return found
+
+
+def find_photos(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """Find the image files that paths stand for: the files, and all images of folders.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        A file counts whatever its suffix is, and a folder with its subfolders.
+
+    Returns
+    -------
+    photos : list of Path
+        Each once, in the order of the paths; none of them has been read yet.
+    failed : dict of Path to str
+        What is known to be unreadable, such as a folder, and why.
+
+    Raises
+    ------
+    DataError
+        If a folder of the paths cannot be entered.
+    """
+    photos: dict[Path, None] = {}
+    failed: dict[Path, str] = {}
+    for path in paths:
+        if not path.is_dir():
+            photos[path] = None
+            continue
+        found = walk(path)
+        photos.update(dict.fromkeys(path / name for name in found.images))
+        failed.update({path / name: why for name, why in found.failed.items()})
+        if n := found.left_alone.total():
+            _log.info("%d files in '%s' are no images; left alone", n, path)
+    return list(photos), failed
 
 
 def is_litter(name: str) -> bool:

@@ -1,3 +1,4 @@
+from .contact_sheet import write_gallery as write_gallery
 from .contact_sheet import write_sheet as write_sheet
 from .retrieval import evaluate_retrieval as evaluate_retrieval
 from .search import Neighbour as Neighbour

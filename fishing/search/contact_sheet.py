@@ -1,9 +1,10 @@
-"""Contact sheets: what a search found, as one picture."""
+"""Contact sheets: many images and their captions as one picture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +16,7 @@ from fishing.search.search import Neighbour
 
 _SIDE, _GAP, _LINE = 160, 12, 17
 _N_LINES = 3
+_Tile: TypeAlias = tuple[Image.Image | None, Sequence[str]]
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 
 
@@ -56,22 +58,58 @@ def write_sheet(
             f"expected the images of the features file in '{data}', found none of "
             f"them, such as {next(iter(paths.values()))}; name their folder with --data"
         )
-    n_columns = 1 + max(map(len, found.values()))
+    rows = [
+        [
+            (_tile(query), [query.name, "query", feature]),
+            *((tiles[n.image_id], _caption(i, n)) for i, n in enumerate(ns, start=1)),
+        ]
+        for feature, ns in found.items()
+    ]
+    return _save(_lay_out(rows), output)
+
+
+def write_gallery(
+    output: Path, pictures: Iterable[tuple[Path, Sequence[str]]], n_columns: int = 8
+) -> Path:
+    """Draw pictures row by row, with captions of three lines or fewer below them.
+
+    Parameters
+    ----------
+    output : Path
+        The picture to write. Its suffix chooses the format.
+    pictures : iterable of (Path, sequence of str)
+        Image files and their captions; at least one.
+    n_columns : int
+
+    Returns
+    -------
+    Path
+        The picture.
+
+    Raises
+    ------
+    DataError
+        If the picture cannot be written.
+    """
+    tiles = [(_tile(path), caption) for path, caption in pictures]
+    rows = [tiles[i : i + n_columns] for i in range(0, len(tiles), n_columns)]
+    return _save(_lay_out(rows), output)
+
+
+def _caption(rank: int, n: Neighbour) -> list[str]:
+    return [f"{rank}: {n.similarity:.3f}", n.image_id, " ".join(n.classes)]
+
+
+def _lay_out(rows: Sequence[Sequence[_Tile]]) -> Image.Image:
+    """Draw rows of tiles with their captions."""
     cell = (_SIDE + _GAP, _SIDE + _GAP + _N_LINES * _LINE)
-    size = (n_columns * cell[0] + _GAP, len(found) * cell[1] + _GAP)
+    n_columns = max(map(len, rows))
+    size = (n_columns * cell[0] + _GAP, len(rows) * cell[1] + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
-    for row, (feature, neighbours) in enumerate(found.items()):
-        top = row * cell[1] + _GAP
-        _draw(sheet, (_GAP, top), _tile(query), [query.name, "query", feature])
-        for column, neighbour in enumerate(neighbours, start=1):
-            caption = [
-                f"{column}: {neighbour.similarity:.3f}",
-                neighbour.image_id,
-                " ".join(neighbour.classes),
-            ]
-            place = (column * cell[0] + _GAP, top)
-            _draw(sheet, place, tiles[neighbour.image_id], caption)
-    return _save(sheet, output)
+    for i, row in enumerate(rows):
+        for j, (tile, caption) in enumerate(row):
+            _draw(sheet, (j * cell[0] + _GAP, i * cell[1] + _GAP), tile, caption)
+    return sheet
 
 
 def _tile(path: Path) -> Image.Image | None:

@@ -6,7 +6,6 @@ file and a few hundred rows at a time.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fishing.errors import EvaluationError, StoreError
-from fishing.extract import compute_blobs
+from fishing.extract import compute_blobs, recorded_settings
 from fishing.kernels import (
     UnitRows,
     choose_features,
@@ -23,11 +22,9 @@ from fishing.kernels import (
     gram_products,
     main_feature,
 )
-from fishing.nets import NetSpec, recorded_net
+from fishing.nets import NetSpec
 from fishing.progress import Progress, silent
-from fishing.store import ExtractionSettings, FeaturesFile, Rows, Split, row_blocks
-
-_log = logging.getLogger(__name__)
+from fishing.store import FeaturesFile, Rows, Split, row_blocks
 
 
 @dataclass(frozen=True)
@@ -104,28 +101,7 @@ def search_photo(
     """
     with FeaturesFile(path) as file:
         searched, names = _choose(file, features, k, splits)
-        spec = recorded_net(file.settings, file.path, spec)
-        expected = file.settings["preprocess"]
-        found = spec.preprocess.describe()
-        if found != expected:
-            raise StoreError(
-                f"{path} was made with another preprocess: expected {expected}, found "
-                f"{found} in {spec.folder}; name the net that it was made with by --net"
-            )
-        tf32 = file.settings.get("gpu_math") == "tf32"
-        if tf32 and device == "cpu":
-            _log.warning(
-                "%s was made with TF32, which no CPU has: the photo is computed in "
-                "float32, and its similarities are slightly off; use --device gpu:0 "
-                "to compute it as the file was",
-                path,
-            )
-        settings = ExtractionSettings(
-            spec,
-            backend=str(file.settings["backend"]),
-            temperature=float(file.settings["temperature"]),
-            tf32=tf32 and device != "cpu",
-        )
+        settings = recorded_settings(file, spec, device)
         query = compute_blobs(settings, [photo], device=device)
         choose_features(names, query)  # a net.toml may name fewer blobs than the file
         return _nearest(query, names, k, searched, (), progress)

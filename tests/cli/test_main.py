@@ -19,7 +19,7 @@ from fishing.store import ExtractionSettings, load
 
 COMMANDS = [
     *("fetch", "extract", "evaluate", "export", "search", "retrieval", "temper"),
-    *("info", "photographs", "reproduce", "report"),
+    *("classify", "score", "select", "info", "photographs", "reproduce", "report"),
 ]
 
 

@@ -1,0 +1,5 @@
+"""What features are good for in use: classes, outliers, and what to label next."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,14 @@
+from .class_output import format_classes as format_classes
+from .class_output import write_class_sheet as write_class_sheet
+from .class_output import write_classes as write_classes
+from .classification import Classified as Classified
+from .classification import classify as classify
+from .outliers import METHODS as METHODS
+from .outliers import Scored as Scored
+from .outliers import scores as scores
+from .outliers import separation as separation
+from .score_output import format_separations as format_separations
+from .score_output import separations as separations
+from .score_output import write_scores as write_scores
+from .selection import select as select
+from .write_output import write_output as write_output
