@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from fishing import __version__
+from fishing.cli.compress import compress
 from fishing.cli.evaluate import evaluate
 from fishing.cli.export import export
 from fishing.cli.extract import extract
@@ -80,6 +81,6 @@ def main() -> None:
 
 for _command in (
     *(fetch, extract, export, evaluate, search, retrieval),
-    *(temper, reproduce, report, info, photographs),
+    *(compress, temper, reproduce, report, info, photographs),
 ):
     main.add_command(_command)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fishing.errors import EvaluationError, StoreError
-from fishing.extract import compute_blobs
+from fishing.extract import compute_blobs, project
 from fishing.kernels import (
     UnitRows,
     choose_features,
@@ -126,7 +126,8 @@ def search_photo(
             temperature=float(file.settings["temperature"]),
             tf32=tf32 and device != "cpu",
         )
-        query = compute_blobs(settings, [photo], device=device)
+        computed = compute_blobs(settings, [photo], device=device)
+        query = project(computed, file.projection)
         choose_features(names, query)  # a net.toml may name fewer blobs than the file
         return _nearest(query, names, k, searched, (), progress)
 

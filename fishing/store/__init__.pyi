@@ -2,6 +2,11 @@ from .features_file import FeaturesFile as FeaturesFile
 from .features_file import describe as describe
 from .features_file import load as load
 from .features_file import verify as verify
+from .format import MAX_DIMENSIONS as MAX_DIMENSIONS
+from .format import PROJECTION as PROJECTION
+from .quantise import LARGEST as LARGEST
+from .quantise import Projection as Projection
+from .quantise import integer_scales as integer_scales
 from .rows import BLOCK_ROWS as BLOCK_ROWS
 from .rows import Rows as Rows
 from .rows import row_blocks as row_blocks
