@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,9 @@ from fishing.store.format import MAX_DIMENSIONS
 
 #: The largest magnitude of an integer; the smallest is minus that.
 LARGEST = {"int8": 127, "int4": 7}
+# Scales are normal numbers of float32.
+_LIMITS = np.finfo(np.float32)
+_SMALLEST, _LARGEST = float(_LIMITS.tiny), float(_LIMITS.max)
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ def integer_scales(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     Returns
     -------
     ndarray of float32, shape (d,)
-        Positive; 1 for a column of zeros.
+        Positive, also for a column of zeros.
     """
     largest = np.abs(values).max(axis=0, initial=0).astype(np.float64)
-    largest[largest < np.finfo(np.float32).tiny * 2**10] = LARGEST[dtype]
+    largest[largest < _SMALLEST * 2**20] = LARGEST[dtype]
     best, scales = np.full(len(largest), np.inf), largest
     for fraction in np.linspace(0.05, 1, 20):
         tried = fraction * largest / LARGEST[dtype]
@@ -120,7 +122,7 @@ def read_scales(attributes: Mapping[str, Any], stored_width: int, dtype: str) ->
     scales = attributes["scales"]
     if not isinstance(scales, list) or not 0 < len(scales) <= MAX_DIMENSIONS:
         raise ValueError("other scales than a list of numbers")
-    if not all(type(s) is float and 0 < np.float32(s) < math.inf for s in scales):
+    if not all(type(s) is float and _SMALLEST <= s <= _LARGEST for s in scales):
         raise ValueError("scales that are not positive and finite")
     if packed_width(len(scales), dtype) != stored_width:
         raise ValueError(f"{len(scales)} scales for rows of {stored_width} {dtype}")
