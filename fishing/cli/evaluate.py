@@ -33,6 +33,13 @@ from fishing.cli.progress import ProgressBar
     show_default=True,
     help="Regularisation parameter C of the SVMs.",
 )
+@click.option(
+    "--landmarks",
+    type=click.IntRange(min=1),
+    help="Number of training images that approximate the kernels (Nystroem's method), "
+    "so that time and memory grow with the number of images. The default is exact "
+    "kernels, or 4096 landmarks where those would not fit into memory.",
+)
 @options.output(
     options.FOLDER,
     "results",
@@ -51,7 +58,11 @@ def evaluate(
     Average precisions are printed, and written to the output folder with all decision
     values. Further files, made by `fishing temper`, add rows of other temperatures to
     the table; the results of each are written to a subfolder that is named after it.
-    """
+
+    \b
+    Example, for more images than exact kernels allow:
+      fishing evaluate features.h5 --feature dW7 --landmarks 4096
+    """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.evaluate import by_temperature, evaluate, write_results
 
     with ProgressBar() as progress:
@@ -67,9 +78,11 @@ def evaluate(
     if as_json:
         print_json(record)
         return
+    landmarks = record.get("landmarks")
+    kernels = f"{landmarks} landmarks" if landmarks else "exact kernels"
     click.echo(
         f"Average precision in per cent, {record['train']} to {record['test']}, "
-        f"protocol {record['protocol']}, C = {record['C']:g}"
+        f"protocol {record['protocol']}, C = {record['C']:g}, {kernels}"
     )
     print_table(record)
     click.echo(f"written to {output}")

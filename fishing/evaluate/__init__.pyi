@@ -10,6 +10,7 @@ from .failed_images import all_ids as all_ids
 from .failed_images import all_labels as all_labels
 from .failed_images import required_labels as required_labels
 from .failed_images import with_failed as with_failed
+from .landmarks import NystroemFeatures as NystroemFeatures
 from .results import Evaluation as Evaluation
 from .results import read_record as read_record
 from .results import read_results as read_results

@@ -22,6 +22,7 @@ from fishing.evaluate.failed_images import (
     required_labels,
     with_failed,
 )
+from fishing.evaluate.landmarks import landmark_decision_function, landmarks_needed
 from fishing.evaluate.results import Evaluation
 from fishing.evaluate.svm import decision_function
 from fishing.kernels import Kernels, choose_features, feature_blobs, in_order_of_depth
@@ -39,6 +40,7 @@ def evaluate(
     features: Sequence[str] = (),
     protocol: str | None = None,
     C: float = 1.0,
+    landmarks: int | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Train SVMs on one split, rank the images of another, and measure the rankings.
@@ -56,6 +58,9 @@ def evaluate(
         devkit's year: the area from 2010 on, else 11 points.
     C : float
         Weight of the SVMs' hinge loss.
+    landmarks : int, optional
+        How many training images approximate the kernels, by Nystroem's method. By
+        default, kernels are exact, or 4096 where those would not fit into memory.
     progress : Progress
         Counts features.
 
@@ -88,16 +93,25 @@ def evaluate(
                 f"{path}: expected a class with positives and negatives in '{train}' "
                 f"and positives in '{test}', found none"
             )
+        landmarks = landmarks or landmarks_needed(training, testing)
         kernels = Kernels(training, testing)
         scores: dict[str, Any] = dict.fromkeys(chosen)  # in the order of the table
         for done, feature in enumerate(order):
             kernels.keep(set().union(*map(feature_blobs, order[done:])))
             progress(feature, done, len(order), "features")
             try:
-                # No name holds the kernels, so they are gone before the next ones.
-                values = decision_function(
-                    *kernels(feature), labels=train_labels[:, usable], C=C
-                )
+                if landmarks:
+                    values = landmark_decision_function(
+                        *(feature, training, testing, train_labels[:, usable]),
+                        C=C,
+                        n_landmarks=landmarks,
+                        progress=progress,
+                    )
+                else:
+                    # No name holds the kernels: they are gone before the next ones.
+                    values = decision_function(
+                        *kernels(feature), labels=train_labels[:, usable], C=C
+                    )
             except MemoryError:
                 raise EvaluationError(
                     f"expected memory for kernels of {len(training)} by "
@@ -111,6 +125,7 @@ def evaluate(
             "train": train,
             "test": test,
             "C": float(C),
+            **({"landmarks": landmarks} if landmarks else {}),
             "classes": list(training.classes),
             "features": {
                 feature: _measure(values, labels, training.classes, usable, protocol)

@@ -163,7 +163,7 @@ def test_other_images_are_projected_alike(source: Path, tmp_path: Path, dtype) -
         stored = other["test"]
         for blob, rows in query.items():
             cosines = (_unit(rows) * _unit(stored.blobs[blob][:])).sum(axis=1)
-            assert cosines.min() > (0.9999 if dtype == "int8" else 0.97), blob
+            assert cosines.min() > (0.995 if dtype == "int8" else 0.97), blob
         similar = gram("dW7", query, stored)
         assert (similar.argmax(axis=1) == np.arange(len(stored))).mean() > 0.95
 
