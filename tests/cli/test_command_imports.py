@@ -28,6 +28,7 @@ from fishing.store import ExtractionSettings
 MAY_IMPORT = {
     "fetch": {"requests"},
     "info": {"h5py"},
+    "compress": {"h5py"},
     "temper": {"h5py", "google"},
     "search --query-id": {"h5py", "scipy"},
     "search --query": {"h5py", "scipy", "cv2", "google", "onnx", "onnxruntime"},
@@ -117,6 +118,7 @@ def _imported(folder: Path, command: str) -> set[str]:
     [
         ("fetch", "net"),
         ("info", "features.h5 --verify"),
+        ("compress", "features.h5 --dimensions 4"),
         ("temper", "features.h5 --temperature 4"),
         ("search --query-id", "test_005 features.h5"),
         ("search --query", "VOC2007/JPEGImages/test_005.jpg features.h5"),

@@ -18,6 +18,7 @@ from fishing.store import ExtractionSettings, load
 
 COMMANDS = [
     *("fetch", "extract", "evaluate", "export", "search", "retrieval", "temper"),
+    "compress",
     *("info", "photographs", "reproduce", "report"),
 ]
 
