@@ -74,6 +74,24 @@ def _joblib_share() -> int | None:
     return 1 if depth > 0 else None
 
 
+def usable_memory() -> int:
+    """Estimate the bytes of memory that this process can still take.
+
+    That is what the system has left, or what the limit of a container (a cgroup of
+    version 2) leaves, if that is less.
+    """
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        free = 1024 * int(available.split()[1])
+    with suppress(OSError, ValueError):  # without a limit, it is "max"
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        free = min(free, limit - int((group / "memory.current").read_text()))
+    return max(free, 0)
+
+
 def in_threads(work: Callable[[T], object], items: Iterable[T]) -> None:
     """Call a function once for each item, in one thread for each usable core.
 

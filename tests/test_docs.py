@@ -36,11 +36,15 @@ from fishing.errors import BackendError
 from fishing.nets import load_net
 from nets.onnx_models import CHANNELS, CLASSES, Model
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 BIN = Path(sys.executable).parent
 WEIGHTS = "tinyalexnet.caffemodel"
 # Pages that begin with a features file that is there.
-STARTED = {"beyond.md", "format.md", "python.md"}
+STARTED = {"beyond.md", "format.md", "python.md", "scale.md"}
 # The table of the demo as a terminal of 94 columns has it.
 TERMINAL = """
 import json

@@ -48,6 +48,13 @@ from fishing.cli.progress import ProgressBar
     help="Feature that --bootstrap compares the others with. The default is x7, or "
     "else the first feature.",
 )
+@click.option(
+    "--landmarks",
+    type=click.IntRange(min=1),
+    help="Number of training images that approximate the kernels (Nystroem's method), "
+    "so that time and memory grow with the number of images. The default is exact "
+    "kernels, or 4096 landmarks where those would not fit into memory.",
+)
 @options.output(
     options.FOLDER,
     "results",
@@ -62,6 +69,7 @@ def evaluate(
     split: str | None,
     folds: int | None,
     reference: str | None,
+    landmarks: int | None,
     output: Path,
     as_json: bool,
     **protocol: Any,
@@ -80,6 +88,7 @@ def evaluate(
       fishing evaluate features.h5
       fishing evaluate features.h5 --feature x7 --feature dW7 --bootstrap 1000
       fishing evaluate features.h5 --split all --folds 5
+      fishing evaluate features.h5 --feature dW7 --landmarks 4096
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.evaluate import (
         by_temperature,
@@ -92,6 +101,8 @@ def evaluate(
         raise click.UsageError("Give either --split, or --train and --test.")
     if folds and not split:
         raise click.UsageError("--folds needs --split.")
+    if landmarks and split:
+        raise click.UsageError("--landmarks needs --train and --test.")
     if reference and not protocol["n_resamples"]:
         raise click.UsageError("--reference needs --bootstrap.")
     with ProgressBar() as progress:
@@ -99,7 +110,13 @@ def evaluate(
         evaluations = [
             cross_validate(path, split=split, n_folds=folds or 5, **run)
             if split
-            else evaluate(path, train=train or "trainval", test=test or "test", **run)
+            else evaluate(
+                path,
+                train=train or "trainval",
+                test=test or "test",
+                landmarks=landmarks,
+                **run,
+            )
             for path in features_files
         ]
     records = [evaluation.record for evaluation in evaluations]
@@ -114,10 +131,11 @@ def evaluate(
     if split:
         splits = f"{record['folds']} folds of {split}"
     how = "as an area" if record["protocol"] == "voc2012" else "at 11 points"
+    taken = record.get("landmarks")
+    kernels = f"{taken} landmarks" if taken else "exact kernels"
     click.echo(
-        f"Average precision in per cent, {splits}, "
-        f"protocol {record['protocol']}, C = {record['C']:g}; {how}, because "
-        f"{record['protocol_because']}"
+        f"Average precision in per cent, {splits}, protocol {record['protocol']}, "
+        f"C = {record['C']:g}, {kernels}; {how}, because {record['protocol_because']}"
     )
     print_table(record)
     click.echo(f"written to {output}")

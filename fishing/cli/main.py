@@ -14,6 +14,7 @@ import click
 
 from fishing import __version__
 from fishing.cli.classify import classify
+from fishing.cli.compress import compress
 from fishing.cli.evaluate import evaluate
 from fishing.cli.export import export
 from fishing.cli.extract import extract
@@ -95,6 +96,6 @@ def main() -> None:
 for _command in (
     *(fetch, import_net, extract, export, evaluate, search, retrieval),
     *(classify, score, select),
-    *(temper, reproduce, report, info, photographs),
+    *(compress, temper, reproduce, report, info, photographs),
 ):
     main.add_command(_command)

@@ -12,6 +12,7 @@ from .failed_images import all_labels as all_labels
 from .failed_images import required_labels as required_labels
 from .failed_images import with_failed as with_failed
 from .intervals import bootstrap as bootstrap
+from .landmarks import NystroemFeatures as NystroemFeatures
 from .measure import check_resampling as check_resampling
 from .probabilities import Sigmoids as Sigmoids
 from .probabilities import cross_validated_sigmoids as cross_validated_sigmoids

@@ -104,24 +104,37 @@ class TraceKernel(BaseEstimator):  # type: ignore[misc]
         EvaluationError
             If the feature is unknown, or the rows do not fit it.
         """
-        a = self._parts(X)
-        b = a if Y is None or Y is X else self._parts(Y)
+        a = _parts(self.feature, X)
+        b = a if Y is None or Y is X else _parts(self.feature, Y)
         pairs = zip(a, b, strict=True)
         summands = parse_feature(self.feature)
         return Kernel(
             [[cosines(k, *next(pairs)) for k in blobs] for blobs in summands]
         )[:]
 
-    def _parts(self, X: ArrayLike) -> list[NDArray[Any]]:
-        """Cut rows into the parts of the feature."""
-        rows = np.asarray(X)
-        n_parts = sum(map(len, parse_feature(self.feature)))
-        if rows.ndim != 2 or rows.shape[1] % n_parts or not rows.shape[1]:
-            raise EvaluationError(
-                f"expected rows of {n_parts} parts of {self.feature}, equally wide and "
-                f"side by side, found shape {rows.shape}; fishing.paired makes them"
-            )
-        return np.split(rows, n_parts, axis=1)
+
+def paired_blobs(feature: str, X: ArrayLike) -> dict[str, NDArray[Any]]:
+    """Name the blobs that paired rows of a feature hold: undo `paired`.
+
+    Raises
+    ------
+    EvaluationError
+        If the feature is unknown, or the rows do not fit it.
+    """
+    names = [blob for factors in parse_feature(feature) for blob in factors]
+    return dict(zip(names, _parts(feature, X), strict=True))
+
+
+def _parts(feature: str, X: ArrayLike) -> list[NDArray[Any]]:
+    """Cut rows into the parts of a feature."""
+    rows = np.asarray(X)
+    n_parts = sum(map(len, parse_feature(feature)))
+    if rows.ndim != 2 or rows.shape[1] % n_parts or not rows.shape[1]:
+        raise EvaluationError(
+            f"expected rows of {n_parts} parts of {feature}, equally wide and side by "
+            f"side, found shape {rows.shape}; fishing.paired makes them"
+        )
+    return np.split(rows, n_parts, axis=1)
 
 
 class GradientFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]

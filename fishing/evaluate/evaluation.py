@@ -19,6 +19,7 @@ from fishing.evaluate.failed_images import (
     required_labels,
     with_failed,
 )
+from fishing.evaluate.landmarks import landmark_decision_function, landmarks_needed
 from fishing.evaluate.measure import (
     check_resampling,
     choose_protocol,
@@ -42,6 +43,7 @@ def evaluate(
     C: float = 1.0,
     n_resamples: int = 0,
     reference: str | None = None,
+    landmarks: int | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Train SVMs on one split, rank the images of another, and measure the rankings.
@@ -66,6 +68,9 @@ def evaluate(
     reference : str, optional
         The feature that the others are compared with in the bootstrap. By default, x7,
         or else the first one.
+    landmarks : int, optional
+        How many training images approximate the kernels, by Nystroem's method. By
+        default, kernels are exact, or 4096 where those would not fit into memory.
     progress : Progress
         Counts features, and then the classes of the bootstrap.
 
@@ -92,9 +97,17 @@ def evaluate(
         usable = usable_classes(
             training.classes, [train_labels], labels, f"'{train}' and '{test}'"
         )
+        landmarks = landmarks or landmarks_needed(training, testing)
         kernels = Kernels(training, testing)
 
         def rank(feature: str) -> NDArray[np.float64]:
+            if landmarks:
+                return landmark_decision_function(
+                    *(feature, training, testing, train_labels[:, usable]),
+                    C=C,
+                    n_landmarks=landmarks,
+                    progress=progress,
+                )
             # No name holds the kernels, so they are gone before the next ones.
             return decision_function(
                 *kernels(feature), labels=train_labels[:, usable], C=C
@@ -107,6 +120,7 @@ def evaluate(
         record = {
             **{"protocol": protocol, "protocol_because": because},
             **{"train": train, "test": test, "C": float(C)},
+            **({"landmarks": landmarks} if landmarks else {}),
             **({"bootstrap": resampling} if resampling else {}),
             "classes": list(training.classes),
             "features": measure(

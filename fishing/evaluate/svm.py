@@ -70,15 +70,8 @@ def train_svms(
         If C is not positive, if the kernel is not finite, or if a class lacks positives
         or negatives.
     """
-    if not 0 < C <= _MAX_C:
-        raise EvaluationError(f"expected a positive C of {_MAX_C:g} at most, found {C}")
+    check_problem(labels, C)
     _check_finite(K_train)
-    for column, y in enumerate(labels.T):
-        if not ((y > 0).any() and (y < 0).any()):
-            raise EvaluationError(
-                f"expected positives and negatives for each class, found "
-                f"{int((y > 0).sum())} and {int((y < 0).sum())} for class {column}"
-            )
     K_train = np.ascontiguousarray(K_train, dtype=np.float64)
     n_train, n_classes = labels.shape
     coefficients, intercepts = np.zeros((n_train, n_classes)), np.zeros(n_classes)
@@ -130,6 +123,18 @@ class SVMs:
                 f"{self.C:g}; choose another C"
             )
         return values
+
+
+def check_problem(labels: NDArray[np.int8], C: float) -> None:
+    """Raise an EvaluationError if no SVM can be trained: see `decision_function`."""
+    if not 0 < C <= _MAX_C:
+        raise EvaluationError(f"expected a positive C of {_MAX_C:g} at most, found {C}")
+    for column, y in enumerate(labels.T):
+        if not ((y > 0).any() and (y < 0).any()):
+            raise EvaluationError(
+                f"expected positives and negatives for each class, found "
+                f"{int((y > 0).sum())} and {int((y < 0).sum())} for class {column}"
+            )
 
 
 def _check_finite(K: NDArray[np.float64]) -> None:

@@ -6,8 +6,7 @@ from them and from the weights of the head.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends import check_run
-from fishing.errors import StoreError, one_line
+from fishing.errors import StoreError
+from fishing.extract.derived_file import Compute, finite, was_derived, write_derived
 from fishing.extract.head_gradient import gradient, read_steps
 from fishing.extract.step import Step
-from fishing.files import whole_file
 from fishing.nets import NetSpec, recorded_net
 from fishing.nets.blobs import LAST, backward_blob, forward_blob, head_names
 from fishing.progress import Progress, silent
 from fishing.store import (
     FeaturesFile,
-    Rows,
     Split,
     remember_data,
     remembered_data,
     with_storage,
-    write_features,
 )
 
 # How many steps of eq. 10 lead from the logits to each gradient.
@@ -80,36 +77,22 @@ def temper(
     """
     outputs = _outputs(str(output), temperatures)
     with FeaturesFile(path) as file:
-        _check_dtype(file)
-        todo = {o: tau for o, tau in outputs.items() if not _is_there(o, tau, file)}
+        _check_values(file)
+        todo = {
+            target: tau
+            for target, tau in outputs.items()
+            if not was_derived(target, _settings(tau, file), file)
+        }
         if todo:
             spec = recorded_net(file.settings, file.path, spec)
             file.verify(progress)  # damage must not get new checksums
             steps = read_steps(spec, _widths(file))
             for target, tau in todo.items():
-                _write(target, tau, file, steps, progress)
+                settings, compute = _settings(tau, file), _tempered(tau, steps)
+                write_derived(target, settings, file, compute, progress)
                 if data := remembered_data(path):
                     remember_data(target, data)
     return list(outputs)
-
-
-class _Computed:
-    """Rows that are computed when they are sliced, as `fishing.store.Rows`."""
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        compute: Callable[[Any], NDArray[np.float32]],
-        report: Callable[[int], None],
-    ) -> None:
-        self.shape = shape
-        self.dtype: np.dtype[Any] = np.dtype(np.float32)
-        self._compute, self._report = compute, report
-
-    def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        values = self._compute(key)
-        self._report(values.nbytes)
-        return values
 
 
 def _outputs(pattern: str, temperatures: Sequence[float]) -> dict[Path, float]:
@@ -131,30 +114,14 @@ def _settings(tau: float, file: FeaturesFile) -> dict[str, Any]:
     return {**file.settings, "temperature": tau}
 
 
-def _is_there(output: Path, tau: float, file: FeaturesFile) -> bool:
-    """Tell whether an output was made before; refuse to replace any other file."""
-    if not output.exists():
-        return False
-    try:
-        with FeaturesFile(output) as other:
-            same_settings = other.settings == _settings(tau, file)
-            is_same = same_settings and _lists(other) == _lists(file)
-    except StoreError:
-        is_same = False
-    if not is_same:
+def _check_values(file: FeaturesFile) -> None:
+    """Refuse projected values, and rounded logits: the softmax magnifies errors."""
+    if file.projection:
         raise StoreError(
-            f"expected no file at {output}, or the one made from {file.path} at "
-            f"temperature {tau:g}, found another; remove it, or choose another --output"
+            f"{file.path}: expected blobs as the net computed them, found those of "
+            "`fishing compress`; name the file that they were made of, and compress "
+            "what comes out"
         )
-    return True
-
-
-def _lists(file: FeaturesFile) -> dict[str, str]:
-    return {name: split.list_sha256 for name, split in file.splits.items()}
-
-
-def _check_dtype(file: FeaturesFile) -> None:
-    """Refuse rounded logits, because the softmax magnifies their errors."""
     dtype = with_storage(file.settings)["dtype"]
     if dtype != "float32":
         raise StoreError(
@@ -179,60 +146,16 @@ def _widths(file: FeaturesFile) -> dict[str, int]:
     return widths
 
 
-def _write(
-    output: Path,
-    tau: float,
-    file: FeaturesFile,
-    steps: Sequence[Step],
-    progress: Progress,
-) -> None:
-    """Write one output."""
-    blobs = [rows for split in file.splits.values() for rows in split.blobs.values()]
-    total = sum(4 * rows.shape[0] * rows.shape[1] for rows in blobs)
-    done = 0
+def _tempered(tau: float, steps: Sequence[Step]) -> Compute:
+    """Compute blobs at another temperature."""
 
-    def report(n_bytes: int) -> None:
-        nonlocal done
-        done += n_bytes
-        progress(output.name, done, total, "B")
-
-    splits = {
-        name: _tempered(split, tau, steps, report)
-        for name, split in file.splits.items()
-    }
-    try:
-        with whole_file(output) as unfinished:
-            write_features(unfinished, _settings(tau, file), splits)
-    except (OSError, RuntimeError) as error:
-        raise StoreError(
-            f"{output} cannot be made of {file.path}: {one_line(error)}; correct that "
-            "and run the same command again"
-        ) from None
-
-
-def _tempered(
-    split: Split, tau: float, steps: Sequence[Step], report: Callable[[int], None]
-) -> Split:
-    """View a split at another temperature."""
-
-    def compute(name: str) -> Callable[[Any], NDArray[np.float32]]:
-        if name not in _DEPTHS:
-            return lambda key: _finite(split.blobs[name][key], name, "extract anew")
-        return lambda key: _finite(
-            gradient(split.blobs, steps[: _DEPTHS[name]], tau, key),
+    def compute(split: Split, blob: str, key: Any) -> NDArray[np.float32]:
+        if blob not in _DEPTHS:
+            return finite(split.blobs[blob][key], blob, "extract anew")
+        return finite(
+            gradient(split.blobs, steps[: _DEPTHS[blob]], tau, key),
             f"gradients at temperature {tau:g}",
             "choose another temperature",
         )
 
-    blobs: dict[str, Rows] = {
-        name: _Computed(rows.shape, compute(name), report)
-        for name, rows in split.blobs.items()
-    }
-    return dataclasses.replace(split, blobs=blobs)
-
-
-def _finite(values: NDArray[np.float32], what: str, advice: str) -> NDArray[np.float32]:
-    """Return values; refuse NaN and infinity, of which no kernel can be made."""
-    if not np.isfinite(values).all():
-        raise StoreError(f"expected finite {what}, found NaN or infinity; {advice}")
-    return values
+    return compute

@@ -1,3 +1,5 @@
+from .approximate import LandmarkMap as LandmarkMap
+from .approximate import choose_landmarks as choose_landmarks
 from .features import FEATURES as FEATURES
 from .features import GRADIENTS as GRADIENTS
 from .features import available_features as available_features

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fishing.errors import EvaluationError, StoreError
-from fishing.extract import compute_blobs, recorded_settings
+from fishing.extract import compute_blobs, project, recorded_settings
 from fishing.kernels import (
     UnitRows,
     choose_features,
@@ -102,7 +102,8 @@ def search_photo(
     with FeaturesFile(path) as file:
         searched, names = _choose(file, features, k, splits)
         settings = recorded_settings(file, spec, device)
-        query = compute_blobs(settings, [photo], device=device)
+        computed = compute_blobs(settings, [photo], device=device)
+        query = project(computed, file.projection)
         choose_features(names, query)  # a net.toml may name fewer blobs than the file
         return _nearest(query, names, k, searched, (), progress)
 

@@ -2,12 +2,17 @@ from .features_file import FeaturesFile as FeaturesFile
 from .features_file import describe as describe
 from .features_file import load as load
 from .features_file import verify as verify
+from .format import MAX_DIMENSIONS as MAX_DIMENSIONS
+from .format import PROJECTION as PROJECTION
 from .manifest import Manifest as Manifest
 from .manifest import Shard as Shard
 from .manifest import begin_shards as begin_shards
 from .manifest import read_manifest as read_manifest
 from .manifest import record_shard as record_shard
 from .manifest import shard_path as shard_path
+from .quantise import LARGEST as LARGEST
+from .quantise import Projection as Projection
+from .quantise import integer_scales as integer_scales
 from .remembered_data import relative_path as relative_path
 from .remembered_data import remember_data as remember_data
 from .remembered_data import remembered_data as remembered_data

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fishing.images import check_class_names, is_name, is_split_name
-from fishing.store.format import SAME_WIDTH
+from fishing.store.format import PROJECTION, SAME_WIDTH
+from fishing.store.rows import Rows
 from fishing.store.split import Split
 
 _MAX_DEPTH = 10
@@ -21,7 +22,7 @@ _MAX_DEPTH = 10
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Check that the attributes of a file are texts, finite numbers and mappings."""
     for key, value in settings.items():
-        if key == "preprocess" or isinstance(value, dict):
+        if key in ("preprocess", PROJECTION) or isinstance(value, dict):
             fits = isinstance(value, dict) and _is_shallow(value)
         elif isinstance(value, str):
             fits = is_name(value)
@@ -113,4 +114,17 @@ def check_blobs(splits: Mapping[str, Split]) -> None:
             if one in widths and other in widths and widths[one] != widths[other]:
                 raise ValueError(
                     f"{one} and {other} of {widths[one]} and {widths[other]} values"
+                )
+
+
+def check_projection(splits: Mapping[str, Split], bases: Mapping[str, Rows]) -> None:
+    """Check that each blob of a compressed file has bases of its width."""
+    if PROJECTION in splits:
+        raise ValueError(f"a split '{PROJECTION}' in a compressed file")
+    for split in splits.values():
+        for blob, rows in split.blobs.items():
+            width = bases[blob].shape[1] if blob in bases else 0
+            if width != rows.shape[1]:
+                raise ValueError(
+                    f"bases of {width} directions for {rows.shape[1]} values in {blob}"
                 )

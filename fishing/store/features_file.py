@@ -13,16 +13,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import StoreError, one_line, printable
 from fishing.progress import Progress, silent
-from fishing.store.checks import check_blobs, check_names, check_settings, check_split
+from fishing.store.checks import (
+    check_blobs,
+    check_names,
+    check_projection,
+    check_settings,
+    check_split,
+)
 from fishing.store.checksums import find_damage
-from fishing.store.format import BLOBS, JSON_ATTRIBUTES, SHA256
+from fishing.store.format import BLOBS, DTYPES, JSON_ATTRIBUTES, PROJECTION, SHA256
 from fishing.store.index_process import ask
 from fishing.store.places import BAD_INDEX, open_values
+from fishing.store.quantise import read_scales
 from fishing.store.rows import Rows, StoredRows
 from fishing.store.shards import Shards, verify_shards
 from fishing.store.split import Split
@@ -70,6 +76,9 @@ class FeaturesFile:
         How the file was made: net, temperature, preprocessing and the like.
     splits : dict of str to Split
         In the order in which they were extracted.
+    projection : dict of str to array_like of float32, shape (d, k)
+        The directions that each blob of a compressed file was projected on, read when
+        they are sliced; empty if the file is not compressed.
 
     Raises
     ------
@@ -85,7 +94,7 @@ class FeaturesFile:
             return
         self._file = _open(path)
         self._index = ask("read_index", self._file)
-        self.settings, self.splits = _read(self._file, self._index)
+        self.settings, self.splits, self.projection = _read(self._file, self._index)
 
     def __enter__(self) -> FeaturesFile:
         return self
@@ -225,8 +234,8 @@ def _open(path: Path) -> OpenFile:
 
 def _read(
     file: OpenFile, index: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Split]]:
-    """Read the settings and splits of a file, but for the blobs."""
+) -> tuple[dict[str, Any], dict[str, Split], dict[str, Rows]]:
+    """Read the settings, splits and bases of a file, but for their values."""
     try:
         attributes = index["outline"]["/"]["attributes"]
         settings = {
@@ -238,6 +247,11 @@ def _read(
         names = check_names(json.loads(attributes["splits"]))
         splits = {name: _read_split(_Parts(file, index, name), name) for name in names}
         check_blobs(splits)
+        bases = {}
+        if PROJECTION in settings:
+            parts = _Parts(file, index, PROJECTION)
+            bases = {blob: parts.rows(blob) for blob in BLOBS if blob in parts}
+            check_projection(splits, bases)
     except (OSError, MemoryError) as error:
         raise StoreError(
             f"{file.path}: expected to read it, found {one_line(error)}; look at the "
@@ -248,7 +262,7 @@ def _read(
             f"{file.path}: expected a whole features file, found {one_line(error)}; "
             "extract it anew with --overwrite"
         ) from None
-    return settings, splits
+    return settings, splits, bases
 
 
 class _Parts:
@@ -291,12 +305,16 @@ class _Parts:
     def rows(self, name: str) -> Rows:
         """Open a blob."""
         values, path = self.values(name), f"/{self._split}/{name}"
-        if values.dtype.kind != "f" or len(values.shape) != 2:
+        dtype = {v: k for k, v in DTYPES.items()}.get(values.dtype.str)
+        if dtype is None or len(values.shape) != 2:
             raise ValueError(
                 f"values of type {values.dtype} and a shape of {values.shape} in {path}"
             )
-        if values.dtype == np.float32:
+        if dtype == "float32":
             return StoredRows(path, values)
+        if dtype != "float16":
+            scales = read_scales(self.attributes(name), values.shape[1], dtype)
+            return StoredRows(path, values, scales)
         scale = float(self.attributes(name)["scale"])
         if not 0 < scale < math.inf:
             raise ValueError(f"a scale of {scale} in {path}")

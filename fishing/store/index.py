@@ -27,7 +27,13 @@ from fishing.errors import StoreError, one_line
 from fishing.files import write_all
 from fishing.images import MAX_CLASSES
 from fishing.store.checks import check_names
-from fishing.store.format import DATASETS, FORMAT, FORMAT_VERSION
+from fishing.store.format import (
+    BLOBS,
+    DATASETS,
+    FORMAT,
+    FORMAT_VERSION,
+    PROJECTION,
+)
 from fishing.store.hdf5_streams import Input
 from fishing.store.places import BAD_INDEX, check_form, check_place, n_chunks
 from fishing.store.values import SHUFFLE
@@ -124,7 +130,9 @@ def read_outline(file: h5py.File, names: list[str]) -> dict[str, Any]:
 
 def part_names(splits: list[str]) -> list[str]:
     """List the names of the file itself, its splits, and their possible datasets."""
-    return ["/", *splits, *(f"{split}/{name}" for split in splits for name in DATASETS)]
+    datasets = (f"{split}/{name}" for split in splits for name in DATASETS)
+    bases = (f"{PROJECTION}/{blob}" for blob in BLOBS)
+    return list(dict.fromkeys(["/", *splits, *datasets, *bases]))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fishing.store.values import DEFLATE, SHUFFLE, ChunkedValues, OpenFile, Plai
 
 #: What the use of a malformed index may raise.
 BAD_INDEX = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
-_TYPES = ("<f2", "<f4", "|i1", "<i8")
+_TYPES = ("<f2", "<f4", "|i1", "|u1", "<i8")
 _PIPELINES: tuple[list[int], ...] = ([], [DEFLATE], [SHUFFLE, DEFLATE])
 
 

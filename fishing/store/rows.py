@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import StoreError, one_line
+from fishing.store.quantise import unpack
 from fishing.store.values import PlainValues
 
 #: How many rows are read or computed at once, and the rows of a compressed chunk.
@@ -110,14 +111,19 @@ class SlicedRows(ABC):
 class StoredRows(SlicedRows):
     """Rows of float32 that are read from a file when they are sliced, as `Rows`.
 
-    The values in the file are float32, or float16, of which each is multiplied by the
-    scale, a power of two. Errors call the rows by their name.
+    The values in the file are float32, or of a smaller type, of which each is
+    multiplied by the scale: one for float16, one for each column of integers. Integers
+    of 4 bits lie in uint8, two in a byte. Errors call the rows by their name.
     """
 
-    def __init__(self, name: str, values: PlainValues, scale: float = 1.0) -> None:
+    def __init__(
+        self, name: str, values: PlainValues, scale: float | Sequence[float] = 1.0
+    ) -> None:
         self._name, self._values = name, values
-        self._scale = np.float32(scale)
-        self.shape = values.shape
+        self._scale = np.asarray(scale, np.float32)
+        self._is_packed = values.dtype == np.uint8
+        self.shape = (len(self._scale),) if self._is_packed else values.shape[1:]
+        self.shape = (values.shape[0], *self.shape)
 
     def __repr__(self) -> str:
         return f"<float32 rows of {self._name}, shape {self.shape}>"
@@ -130,11 +136,12 @@ class StoredRows(SlicedRows):
             start, stop, _ = rows.indices(len(self))
             width = len(range(self.shape[1])[columns])
             values = np.empty((max(stop - start, 0), width), np.float32)
+            scale = self._scale[columns] if self._scale.ndim else self._scale
             for block in row_blocks(len(values)):
                 stored = slice(start + block.start, start + block.stop)
                 part = values[block]
-                part[:] = self._values.read(stored, columns)
-                part *= self._scale  # in place: twice as fast as a product of two types
+                part[:] = self._stored(stored, columns)
+                part *= scale  # in place: twice as fast as a product of two types
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"{self._values.file.path}: expected to read {self._name}, found "
@@ -142,6 +149,15 @@ class StoredRows(SlicedRows):
                 "extract anew with --overwrite"
             ) from None
         return values
+
+    def _stored(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Read a block as it is stored, but for the packing of two values in a byte."""
+        if not self._is_packed:
+            return self._values.read(rows, columns)
+        start, stop, _ = columns.indices(self.shape[1])
+        pairs = slice(start // 2, (stop + 1) // 2)
+        width = max(stop - start, 0)
+        return unpack(self._values.read(rows, pairs))[:, start % 2 :][:, :width]
 
 
 class StackedRows(SlicedRows):

@@ -19,9 +19,17 @@ from numpy.typing import NDArray
 from fishing.errors import StoreError
 from fishing.progress import Progress, silent
 from fishing.store.checksums import outline_sha256
-from fishing.store.format import BLOBS, FORMAT, FORMAT_VERSION, SHA256
+from fishing.store.format import (
+    BLOBS,
+    DTYPES,
+    FORMAT,
+    FORMAT_VERSION,
+    PROJECTION,
+    SHA256,
+)
 from fishing.store.hdf5_streams import Output
 from fishing.store.index import part_names, read_outline
+from fishing.store.quantise import Projection, packed_width, quantise
 from fishing.store.rows import BLOCK_ROWS, Rows, row_blocks
 from fishing.store.settings import with_storage
 from fishing.store.split import Split
@@ -39,6 +47,7 @@ def write_features(
     settings: Mapping[str, Any],
     splits: Mapping[str, Split],
     progress: Progress = silent,
+    projection: Mapping[str, Projection] | None = None,
 ) -> None:
     """Write a features file in one go.
 
@@ -52,6 +61,8 @@ def write_features(
         All with the same blobs.
     progress : Progress
         Counts bytes of values.
+    projection : mapping of str to Projection, optional
+        How the blobs were compressed, which integers need.
 
     Raises
     ------
@@ -81,12 +92,12 @@ def write_features(
         _write_text(file, "splits", json.dumps(list(splits)))
         _reserve_sha256(file)
         # All structures come before the values, so that a lost tail costs values only.
-        made = {
-            name: _create_split(file, name, split, settings)
-            for name, split in splits.items()
-        }
+        todo = []
+        for name, split in splits.items():
+            todo += _create_split(file, name, split, settings, projection or {})
+        if projection:
+            todo += _create_projection(file, projection)
         file.flush()  # HDF5 would put off some of them
-        todo = [pair for datasets in made.values() for pair in datasets]
         done, total = 0, sum(dataset.nbytes for dataset, _ in todo)
         for dataset, values in todo:
             for n_bytes in _write_rows(dataset, values):
@@ -97,12 +108,14 @@ def write_features(
 
 
 def _create_split(
-    file: h5py.File, name: str, split: Split, settings: Mapping[str, Any]
+    file: h5py.File,
+    name: str,
+    split: Split,
+    settings: Mapping[str, Any],
+    projection: Mapping[str, Projection],
 ) -> list[tuple[h5py.Dataset, Rows]]:
     """Create the group of a split, and pair its empty datasets with their values."""
-    group = file.create_group(name)
-    for part in ("forward", "backward", "failed"):
-        group.create_group(part)  # one made on the way would hold a clock time
+    group = _create_group(file, name, ("forward", "backward", "failed"))
     _write_text(group, "list_sha256", split.list_sha256)
     _write_text(group, "devkit", split.devkit)
     arrays: dict[str, NDArray[Any]] = {
@@ -124,7 +137,28 @@ def _create_split(
         if blob in split.blobs:
             rows = split.blobs[blob]
             made.append((_create_rows(group, blob, rows.shape, settings), rows))
+            if blob in projection and projection[blob].scales is not None:
+                made[-1][0].attrs["scales"] = projection[blob].scales
     return made
+
+
+def _create_projection(
+    file: h5py.File, projection: Mapping[str, Projection]
+) -> list[tuple[h5py.Dataset, Rows]]:
+    """Create the group of the bases, and pair its datasets with their values."""
+    group = _create_group(file, PROJECTION, ("forward", "backward"))
+    return [
+        (_create_rows(group, blob, one.bases.shape, {}), one.bases)
+        for blob, one in projection.items()
+    ]
+
+
+def _create_group(file: h5py.File, name: str, parts: Sequence[str]) -> h5py.Group:
+    """Create a group and those in it; one made on the way would hold a clock time."""
+    group = file.create_group(name)
+    for part in parts:
+        group.create_group(part)
+    return group
 
 
 def _create_rows(
@@ -133,10 +167,11 @@ def _create_rows(
     """Create the dataset of a blob, without its values."""
     storage = with_storage(settings)
     layout: dict[str, Any] = {}
+    dtype = DTYPES[storage["dtype"]]
+    shape = (shape[0], packed_width(shape[1], storage["dtype"]))
     # HDF5 has no chunks without values.
     if storage["compression"] == "gzip" and math.prod(shape):
         layout = {"chunks": tuple(map(min, shape, _CHUNK)), **_GZIP}
-    dtype = "<f2" if storage["dtype"] == "float16" else "<f4"
     dataset = group.create_dataset(name, shape=shape, dtype=dtype, **layout)
     if dataset.dtype == np.float16:
         dataset.attrs["scale"] = np.float32(1)
@@ -150,6 +185,7 @@ def _write_rows(dataset: h5py.Dataset, rows: Any) -> Iterator[int]:
     For float16 the rows are read twice, since the scale depends on the largest value.
     """
     is_half = dataset.dtype == np.float16
+    scales = dataset.attrs.get("scales")
     blocks = list(row_blocks(len(dataset)))
     if is_half:
         magnitudes = (float(np.abs(rows[block]).max(initial=0)) for block in blocks)
@@ -158,6 +194,9 @@ def _write_rows(dataset: h5py.Dataset, rows: Any) -> Iterator[int]:
     digest = hashlib.sha256()
     for block in blocks:
         values = rows[block] / scale if is_half else rows[block]
+        if scales is not None:
+            dtype = "int4" if dataset.dtype == np.uint8 else "int8"
+            values = quantise(values, scales, dtype)
         values = np.ascontiguousarray(values, dataset.dtype)
         digest.update(values.data)
         dataset[block] = values

@@ -4,8 +4,8 @@
     python tests/backends/torch_zoo.py check FOLDER     # needs this package
 
 The first command writes each net with random weights by both of PyTorch's exporters,
-and what torch.autograd says of two images in float64. The second imports the models and prints how
-far the largest difference of a blob is from the blob's largest value.
+and what torch.autograd says of two images in float64. The second imports the models and
+prints the largest difference of a blob, as a part of the blob's largest value.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from fishing.store import ExtractionSettings, load
 COMMANDS = [
     *("fetch", "extract", "evaluate", "export", "search", "retrieval", "temper"),
     *("classify", "score", "select", "info", "photographs", "reproduce", "report"),
+    "compress",
+    *("info", "photographs", "reproduce", "report"),
 ]
 
 

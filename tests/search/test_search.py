@@ -9,7 +9,7 @@ from PIL import Image
 
 from conftest import explicit_features, make_split, write_file
 from fishing.errors import DataError, EvaluationError, NetError, StoreError
-from fishing.extract import extract
+from fishing.extract import compress, extract
 from fishing.images import read_splits
 from fishing.nets import load_net
 from fishing.progress import silent
@@ -113,6 +113,20 @@ def test_a_photo_of_the_file_finds_itself(
         assert [n.image_id for n in found[feature][1:]] == [n.image_id for n in others]
     with pytest.raises(DataError, match=r"expected an image, found '.*none\.jpg': No"):
         search_photo(file, tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_photo_of_a_compressed_file_finds_itself(
+    devkit: Path, tmp_path: Path, dtype: str
+) -> None:
+    lists = read_splits(devkit, ["trainval", "test"])
+    settings = ExtractionSettings(load_net("tinyalexnet"), backend="onnx")
+    extract(settings, lists, tmp_path / "f.h5")
+    file = compress(tmp_path / "f.h5", tmp_path / "s.h5", dimensions=16, dtype=dtype)
+    photo = devkit / "JPEGImages" / "test_005.jpg"
+    found = search_photo(file, photo, k=3)["dW7"]
+    assert (found[0].image_id, found[0].split) == ("test_005", "test")
+    assert found[0].similarity > (0.999 if dtype == "int8" else 0.95)
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu:0"])

@@ -18,7 +18,9 @@ import pytest
 from conftest import SETTINGS, make_split, write_file
 from fishing.errors import StoreError
 from fishing.store import (
+    LARGEST,
     FeaturesFile,
+    Projection,
     load,
     row_blocks,
     storage_settings,
@@ -44,7 +46,10 @@ def _whole_numbers(shape: tuple[int, int]) -> np.ndarray:
 
 @pytest.fixture(
     scope="module",
-    params=["float32 none", "float32 gzip", "float16 none", "float16 gzip", "waiting"],
+    params=[
+        *("float32 none", "float32 gzip", "float16 none", "float16 gzip", "waiting"),
+        *("int8 none", "int8 gzip", "int4 none", "int4 gzip"),
+    ],
 )
 def stored(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -56,9 +61,19 @@ def stored(
         values = PlainValues(OpenFile(path), array.dtype, array.shape, 24, stride=72)
         yield Stored(StoredRows("x7", values), array)
         return
-    settings = {**SETTINGS, **storage_settings(*request.param.split())}
+    dtype, compression = request.param.split()
+    settings = {**SETTINGS, **storage_settings(compression=compression)}
+    if dtype in LARGEST:
+        scales = np.float32([0.5, 2, 1, 0.25, 3, 7])
+        whole = array % (2 * LARGEST[dtype] + 1) - LARGEST[dtype]
+        array = whole * scales
+        projection = {BLOB: Projection(np.eye(6, dtype=np.float32), scales)}
+        settings["projection"] = {"dimensions": 6}
+    else:
+        projection = None
+    settings["dtype"] = dtype
     split = make_split(np.random.default_rng(0), 600, blobs={BLOB: array})
-    write_features(path, settings, {"test": split})
+    write_features(path, settings, {"test": split}, projection=projection)
     with FeaturesFile(path) as file:
         rows = file["test"].blobs[BLOB]
         assert isinstance(rows, StoredRows)
