@@ -50,6 +50,8 @@ def found_instead(path: Path) -> str | None:
     'an empty file'
     """
     try:
+        if path.exists() and not path.is_file():
+            return None  # a pipe would wait for ever
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except (OSError, ValueError):
