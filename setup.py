@@ -42,25 +42,25 @@ setup(
         "click>=8.2",
         "h5py>=3.15",  # the first that can keep clock times out of all groups
         "lazy_loader>=0.4",
-        "numpy>=1.24",
+        "numpy>=2.0",
         "onnx>=1.15",
-        "onnxruntime>=1.18",
+        "onnxruntime>=1.19",
         # opencv-python without windows, which need libGL
-        "opencv-python-headless>=4.11",  # the first that decodes GIF
+        "opencv-python-headless>=4.12",  # the first that decodes GIF and animated WebP
         "pillow>=10.1",
         "platformdirs>=3.0",
         "protobuf>=4.25.8",  # older ones crash; it limits the depth of messages
         "requests>=2.28",
         "scikit-learn>=1.6",
-        "scipy>=1.10",
+        "scipy>=1.13",
         "tabulate>=0.9",
         "threadpoolctl>=3.1",
         "tomli>=2.0; python_version < '3.11'",
         "tqdm>=4.66",
     ],
     extras_require={
-        "demo": ["scikit-image>=0.19.3"],
-        "report": ["jinja2>=3.1", "matplotlib>=3.8"],
+        "demo": ["scikit-image>=0.24"],
+        "report": ["jinja2>=3.1", "matplotlib>=3.8.4"],
         "openvino": ["openvino>=2024.4"],
         "torch": ["torch>=2.9", "onnxscript>=0.5"],
         "dev": [

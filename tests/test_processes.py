@@ -232,10 +232,10 @@ def test_blas_heeds_the_number_and_gets_its_own_back() -> None:
     for n in (1, 2):
         use_threads(n)
         with blas_threads():
-            assert set(_blas()) == {n}
+            assert max(_blas()) == n  # a library may be able to do fewer
             with blas_threads():
-                assert set(_blas()) == {n}
-            assert set(_blas()) == {n}
+                assert max(_blas()) == n
+            assert max(_blas()) == n
         assert _blas() == before
 
 
