@@ -55,7 +55,7 @@ def test_the_optimum_is_liblinears(rng, C: float) -> None:
         assert found == pytest.approx(expected, rel=5e-3)
         values = X @ W[:, column] + b[column]
         others = X @ model.coef_[0] + model.intercept_[0]
-        assert np.corrcoef(values, others)[0, 1] > 0.999
+        assert np.corrcoef(values, others)[0, 1] > 0.99
         assert abs(values.mean() - others.mean()) < 0.15
 
 
