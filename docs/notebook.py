@@ -1,7 +1,7 @@
 """Run a notebook without Jupyter, and write it as a page.
 
-`make tutorial` runs docs/tutorial.ipynb and stores its outputs; a test compares them with
-those of a run of its own, and the site shows the page.
+`make tutorial` runs docs/tutorial.ipynb and stores its outputs. A test compares them
+with those of a run of its own, and the site shows the page.
 """
 
 from __future__ import annotations

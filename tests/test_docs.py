@@ -36,7 +36,10 @@ from fishing.errors import BackendError
 from fishing.nets import load_net
 from nets.onnx_models import CHANNELS, CLASSES, Model
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 BIN = Path(sys.executable).parent
 WEIGHTS = "tinyalexnet.caffemodel"
 # Pages that begin with a features file that is there.
