@@ -80,7 +80,7 @@ def main(path: Path, output: Path) -> None:
         os.chdir(folder)
         run(notebook)
         os.chdir("/")
-    text = json.dumps(notebook, indent=1, ensure_ascii=False)
+    text = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False)
     output.write_text(text + "\n", encoding="utf-8")
 
 
