@@ -1,6 +1,6 @@
 """Run a notebook without Jupyter, and write it as a page.
 
-`make tutorial` runs docs/tutorial.ipynb and stores its outputs; a test compares them
+`make tutorial` runs docs/tutorial.ipynb and stores its outputs. A test compares them
 with those of a run of its own, and the site shows the page.
 """
 
@@ -80,7 +80,7 @@ def main(path: Path, output: Path) -> None:
         os.chdir(folder)
         run(notebook)
         os.chdir("/")
-    text = json.dumps(notebook, indent=1, ensure_ascii=False)
+    text = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False)
     output.write_text(text + "\n", encoding="utf-8")
 
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import h5py
 import pytest
@@ -37,8 +38,7 @@ from fishing.nets import load_net
 from nets.onnx_models import CHANNELS, CLASSES, Model
 
 PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 BIN = Path(sys.executable).parent
@@ -381,6 +381,30 @@ def test_every_command_is_in_the_guide() -> None:
     texts = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name in main.commands:
         assert f"fishing {name}" in texts
+
+
+def test_the_picture_shows_the_figures_of_the_demo() -> None:
+    path = ROOT / "docs" / "images" / "report.svg"
+    assert path.stat().st_size < 60_000
+    texts = [t for t in ElementTree.parse(path).getroot().itertext() if t.strip()]
+    shown = {
+        name: float(value.replace("\N{MINUS SIGN}", "-"))
+        for name, value in (t.split() for t in texts if re.fullmatch(r"\S+  ?\S+", t))
+        if re.fullmatch(r"\D\d+\.\d", value)
+    }
+    table: dict[str, list[float]] = {}
+    rows = [
+        block.text
+        for block in _blocks(ROOT / "docs" / "benchmarks.md")
+        if block.text.startswith("Average precision")
+    ]
+    for line in rows[0].replace("*", "").splitlines()[1:]:
+        name, *values = line.split() or [""]
+        if name in ("x7", "dW7"):
+            table.setdefault(name, []).extend(map(float, values))
+    expected = [a - b for a, b in zip(table["dW7"], table["x7"], strict=True)][1:]
+    assert sorted(shown.values()) == pytest.approx(sorted(expected), abs=0.11)
+    assert shown["color"] == max(shown.values())
 
 
 def test_the_site(tmp_path: Path) -> None:

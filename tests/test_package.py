@@ -97,9 +97,9 @@ def test_the_wheel_runs_on_a_bare_server(released: Path, tmp_path: Path) -> None
     (wheel,) = released.glob("*.whl")
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", f"{wheel}[demo]"], check=True
-    )
+    # -I: whatever PYTHONPATH names, such as the source, is not there.
+    install = [python, "-I", "-m", "pip", "install", "--quiet", f"{wheel}[demo]"]
+    subprocess.run(install, check=True)
     (tmp_path / "home").mkdir()
     environment = {"PATH": str(python.parent), "HOME": str(tmp_path / "home")}
 
