@@ -157,6 +157,68 @@ def test_killed_at_each_operation_of_any_work(
     _kill_everywhere(bench, name, mode)
 
 
+def _shards(bench: Bench, **fault: object) -> Ended:
+    return bench.run("--shards", 2, **fault)  # type: ignore[arg-type]
+
+
+def _contents(bench: Bench) -> dict[str, bytes]:
+    files = (p for p in bench.path.rglob("*") if p.is_file())
+    return {str(p.relative_to(bench.path)): p.read_bytes() for p in files}
+
+
+def _check_shards_go_on(bench: Bench, expected: dict[str, bytes], where: str) -> None:
+    """Files that have their names are whole, and the same command makes the others."""
+    for name, content in _contents(bench).items():
+        if name.endswith(".h5") and ".partial" not in name:
+            assert content == expected[name], where
+    ended = _shards(bench)
+    assert ended.code == 0, (where, ended)
+    assert _contents(bench) == expected, where
+
+
+_SOME_OR_ALL = pytest.mark.parametrize(
+    "n_places", [8, pytest.param(10**9, marks=pytest.mark.slow)]
+)
+
+
+def _places(n_operations: int, n_places: int) -> list[int]:
+    """Choose operations to fail at: some of them, or all."""
+    places = range(1, n_operations + 1)
+    return random.Random(0).sample(places, min(n_places, n_operations))
+
+
+@_SOME_OR_ALL
+def test_shards_killed_at_an_operation_and_again(bench: Bench, n_places: int) -> None:
+    bench.clear()
+    n_operations = _shards(bench).n_operations
+    expected = _contents(bench)
+    assert sorted(expected) == ["manifest.json", "shards/00000.h5", "shards/00001.h5"]
+    rng = random.Random(1)
+    for nth in _places(n_operations, n_places):
+        bench.clear()
+        assert _shards(bench, mode="kill", nth=nth).code == -9
+        again = rng.randint(1, n_operations)
+        assert _shards(bench, mode="kill", nth=again).code in (0, -9)
+        _check_shards_go_on(bench, expected, f"killed at {nth}, then at {again}")
+
+
+@_SOME_OR_ALL
+def test_shards_on_a_disk_that_is_full_from_an_operation_on(
+    bench: Bench, n_places: int
+) -> None:
+    bench.clear()
+    n_operations = _shards(bench).n_operations
+    expected = _contents(bench)
+    for nth in _places(n_operations, n_places):
+        bench.clear()
+        ended = _shards(bench, mode="full", nth=nth, error=errno.ENOSPC)
+        assert ended.code in (0, 2), (nth, ended)
+        if ended.code == 2:
+            (line,) = _errors(ended)
+            assert "cannot be written: No space left on device" in line, nth
+        _check_shards_go_on(bench, expected, f"full from {nth} on")
+
+
 def _fail_everywhere(bench: Bench, name: str, mode: str, error: int) -> None:
     scene = _scene(bench, name)
     codes = []
