@@ -26,14 +26,14 @@ setup(
         "fishing.models": ["*/*"],
     },
     install_requires=[
-        "click>=8.1",
+        "click>=8.2",
         "h5py>=3.15",  # the first that can keep clock times out of all groups
         "lazy_loader>=0.4",
         "numpy>=1.24",
         "onnx>=1.15",
         "onnxruntime>=1.18",
         # opencv-python without windows, which need libGL
-        "opencv-python-headless>=4.10",  # the first for NumPy 2
+        "opencv-python-headless>=4.11",  # the first that decodes GIF
         "pillow>=10.1",
         "platformdirs>=3.0",
         "protobuf>=4.25.8",  # older ones crash; it limits the depth of messages

@@ -16,7 +16,7 @@ from fishing.cli.progress import ProgressBar
     help="Where to get the weights, instead of from the known sources.",
 )
 def fetch(net: str, source: str | None) -> None:
-    """Fetch the weights of NET and check them by the checksum on record.
+    """Fetch the weights of NET and check their checksum.
 
     The same command resumes an interrupted download. The weights are stored in the
     folder that FISHING_HOME names, or else in the user's cache.

@@ -13,6 +13,7 @@ from fishing.errors import EvaluationError
 from fishing.evaluate.average_precision import PROTOCOLS
 from fishing.evaluate.intervals import LEVEL, SEED, bootstrap, mean_of_known
 from fishing.images import FIRST_AREA_YEAR, year_of_ids, year_of_name
+from fishing.kernels import choose_features, feature_blobs
 from fishing.progress import Progress
 from fishing.store import Split
 
@@ -91,6 +92,7 @@ def check_resampling(
     if not n_resamples:
         return None
     reference = reference or ("x7" if "x7" in features else features[0])
+    (reference,) = choose_features([reference], feature_blobs(reference))  # its order
     if reference not in features:
         raise EvaluationError(
             f"expected a reference among the features {' '.join(features)}, found "

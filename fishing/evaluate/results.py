@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -306,6 +307,14 @@ def _is_mapping_of_texts(value: Any) -> bool:
     return isinstance(value, dict) and _is_list_of_texts(list(value.values()))
 
 
+def _is_path(value: Any) -> bool:
+    """Tell whether a value can be the name of a file; names need not be printable."""
+    try:
+        return isinstance(value, str) and "\0" not in value and bool(os.fsencode(value))
+    except UnicodeEncodeError:
+        return False
+
+
 # Paths are opened and never shown, so that any name of a file will do.
 _PATHS = {"features_file", "data"}
 
@@ -320,12 +329,12 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "source": lambda value: isinstance(value, dict),
     "lists": _is_mapping_of_texts,
     "versions": _is_mapping_of_texts,
-    "features_file": lambda value: isinstance(value, str),
+    "features_file": _is_path,
 }
 
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {
     "protocol_because": lambda value: isinstance(value, str),
     "folds": lambda value: type(value) is int and value > 1,
     "bootstrap": _is_bootstrap,
-    "data": lambda value: isinstance(value, str),
+    "data": _is_path,
 }

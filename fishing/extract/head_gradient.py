@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import NetError
-from fishing.extract.onnx_steps import read_onnx_steps
 from fishing.extract.step import Step
 from fishing.nets import (
     SAME_VALUES,
@@ -61,6 +60,9 @@ def read_steps(spec: NetSpec, widths: Mapping[str, int]) -> list[Step]:
     does not fit the features file, or if f' does not follow from x_k.
     """
     if spec.is_onnx:
+        # Imported here, since other nets need no library of ONNX's.
+        from fishing.extract.onnx_steps import read_onnx_steps
+
         return read_onnx_steps(spec, widths)
     lowest = min(k for k in range(1, LAST + 1) if backward_blob(k) in widths)
     n_products = LAST + 1 - lowest

@@ -10,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 
-from fishing.files import read_at_most, write_whole
+from fishing.files import read_at_most
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ def remember_data(features_file: Path, data: Path) -> None:
     if remembered_data(features_file) == beside.parent / way:
         return
     try:
-        write_whole(beside, f"{way}\n")
+        # One line is written at once; a kill leaves nothing that has to be removed.
+        beside.write_text(f"{way}\n", encoding="utf-8")
     except OSError as error:
         _log.warning(
             "'%s' cannot be written: %s; name the data set with --data where images "

@@ -28,6 +28,7 @@ from fishing.store import ExtractionSettings
 MAY_IMPORT = {
     "fetch": {"requests"},
     "info": {"h5py"},
+    "import": {"h5py", "cv2", "google", "onnx", "onnxruntime"},
     "temper": {"h5py", "google"},
     "search --query-id": {"h5py", "scipy"},
     "search --query": {"h5py", "scipy", "cv2", "google", "onnx", "onnxruntime"},
@@ -72,6 +73,8 @@ def folder(devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     evaluation = evaluate(folder / "features.h5", features=["x7"])
     write_results(evaluation, folder / "results")
     (folder / "VOC2007").symlink_to(devkit)
+    weights = "tinyalexnet.caffemodel"
+    (folder / weights).symlink_to(ROOT / "models" / "tinyalexnet" / weights)
     return folder
 
 
@@ -119,6 +122,10 @@ def _imported(folder: Path, command: str) -> set[str]:
     ("name", "arguments"),
     [
         ("fetch", "net"),
+        (
+            "import",
+            "net/deploy.prototxt tinyalexnet.caffemodel --output imported",
+        ),
         ("info", "features.h5 --verify"),
         ("temper", "features.h5 --temperature 4"),
         ("search --query-id", "test_005 features.h5"),

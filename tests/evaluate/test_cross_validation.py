@@ -84,6 +84,16 @@ def test_record(path: Path, tmp_path: Path) -> None:
     assert cross_validate(path, split="all", n_resamples=20).record == record
 
 
+def test_the_order_of_factors_of_the_reference_does_not_matter(path: Path) -> None:
+    record = cross_validate(
+        path, features=["x7", "x7*x6"], n_resamples=5, reference="x7*x6"
+    ).record
+    assert record["bootstrap"]["reference"] == "x6*x7"
+    assert "difference" in record["features"]["x7"]
+    with pytest.raises(EvaluationError, match="expected a feature such as"):
+        cross_validate(path, n_resamples=5, reference="x9")
+
+
 def test_images_that_failed_rank_last_in_their_places(path: Path) -> None:
     outcome = cross_validate(path, split="all", features=["x7"])
     assert outcome.image_id == tuple(f"im{i:04d}" for i in range(62))

@@ -28,7 +28,7 @@ from fishing.backends import open_backend
 from fishing.errors import StoreError
 from fishing.extract import extract
 from fishing.extract import to_file as module
-from fishing.images import ImageList, Preprocess, read_splits
+from fishing.images import ImageList, read_splits
 from fishing.nets import BLOBS, NetSpec, load_net
 from fishing.store import ExtractionSettings, FeaturesFile
 from fishing.store.settings import write_record
@@ -86,12 +86,41 @@ def _other_temperature(work: Work, folder: Path) -> None:
     work.options["temperature"] = np.nextafter(2.0, 3.0)
 
 
+def _other_preprocess(work: Work, **settings: object) -> None:
+    other = dataclasses.replace(work.spec.preprocess, **settings)
+    work.spec = dataclasses.replace(work.spec, preprocess=other)
+
+
 def _other_size(work: Work, folder: Path) -> None:
-    work.spec = dataclasses.replace(work.spec, preprocess=Preprocess(63, 63))
+    _other_preprocess(work, height=63, width=63)
 
 
 def _other_mean(work: Work, folder: Path) -> None:
-    work.spec = dataclasses.replace(work.spec, mean=(104.0, 117.0, 123.1))
+    _other_preprocess(work, mean=(104.0, 117.0, 123.1))
+
+
+def _other_scale(work: Work, folder: Path) -> None:
+    _other_preprocess(work, scale=(1.0, 1.0, 1.001))
+
+
+def _other_channels(work: Work, folder: Path) -> None:
+    _other_preprocess(work, channels="RGB")
+
+
+def _other_resize(work: Work, folder: Path) -> None:
+    _other_preprocess(work, resize=(64, 64))
+
+
+def _other_filter(work: Work, folder: Path) -> None:
+    _other_preprocess(work, interpolation="bicubic")
+
+
+def _other_antialias(work: Work, folder: Path) -> None:
+    _other_preprocess(work, antialias=True)
+
+
+def _other_rounding(work: Work, folder: Path) -> None:
+    _other_preprocess(work, rounding="torchvision")
 
 
 def _other_backend(work: Work, folder: Path) -> None:
@@ -157,6 +186,12 @@ SETTINGS = {
     _other_temperature: "temperature",
     _other_size: "preprocess",
     _other_mean: "preprocess",
+    _other_scale: "preprocess",
+    _other_channels: "preprocess",
+    _other_resize: "preprocess",
+    _other_filter: "preprocess",
+    _other_antialias: "preprocess",
+    _other_rounding: "preprocess",
     _other_backend: "backend",
     _other_gpu_math: "gpu_math",
     _other_dtype: "dtype",

@@ -11,6 +11,7 @@ from fishing.store import relative_path, remember_data, remembered_data
 def test_it_holds_after_both_are_moved(tmp_path: Path) -> None:
     features, data = tmp_path / "a" / "out" / "f.h5", tmp_path / "a" / "photos"
     data.mkdir(parents=True)
+    features.parent.mkdir()
     remember_data(features, data)
     beside = tmp_path / "a" / "out" / "f.h5.images"
     assert beside.read_text() == "../photos\n"
