@@ -106,7 +106,7 @@ def find_photos(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
     photos: dict[Path, None] = {}
     failed: dict[Path, str] = {}
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # which raises no error
             photos[path] = None
             continue
         found = walk(path)
