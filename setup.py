@@ -54,7 +54,7 @@ setup(
         "scikit-learn>=1.6",
         "scipy>=1.13",
         "tabulate>=0.9",
-        "threadpoolctl>=3.1",
+        "threadpoolctl>=3.5",  # the first that knows the BLAS of NumPy 2
         "tomli>=2.0; python_version < '3.11'",
         "tqdm>=4.66",
     ],
