@@ -43,12 +43,13 @@ def main() -> None:
     """Extract what is missing, measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "scores")
-    parser.add_argument("--only", choices=["outliers", "curves"], nargs="*")
+    tables = ["outliers", "curves"]
+    parser.add_argument("--only", choices=tables, nargs="*", default=tables)
     arguments = parser.parse_args()
     files = _extract_all(arguments.output)
-    if "outliers" in (arguments.only or ["outliers"]):
+    if "outliers" in arguments.only:
         _print_outliers(arguments.output, files)
-    if "curves" in (arguments.only or ["curves"]):
+    if "curves" in arguments.only:
         for name, average_precision in DATA_SETS.items():
             _print_curves(name, files[name], average_precision)
 
