@@ -1,6 +1,7 @@
 from .compress import COMPRESSED_DTYPES as COMPRESSED_DTYPES
 from .compress import compress as compress
 from .compress import project as project
+from .derived_file import check_not_projected as check_not_projected
 from .import_net import ImportedNet as ImportedNet
 from .import_net import import_caffe as import_caffe
 from .import_net import import_onnx as import_onnx

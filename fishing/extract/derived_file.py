@@ -102,6 +102,20 @@ def write_derived(
         ) from None
 
 
+def check_not_projected(file: FeaturesFile) -> None:
+    """Refuse a compressed file, whose blobs are not those that the net computed.
+
+    Raises
+    ------
+    StoreError
+    """
+    if file.projection:
+        raise StoreError(
+            f"{file.path}: expected blobs as the net computed them, found those of "
+            "`fishing compress`; name the file that it was made of"
+        )
+
+
 class _Computed:
     """Rows that are computed when they are sliced, as `fishing.store.Rows`."""
 

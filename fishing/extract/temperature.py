@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from fishing.backends import check_run
 from fishing.errors import StoreError
-from fishing.extract.derived_file import Compute, finite, was_derived, write_derived
+from fishing.extract.derived_file import (
+    Compute,
+    check_not_projected,
+    finite,
+    was_derived,
+    write_derived,
+)
 from fishing.extract.head_gradient import gradient, read_steps
 from fishing.extract.step import Step
 from fishing.nets import NetSpec, recorded_net
@@ -116,12 +122,7 @@ def _settings(tau: float, file: FeaturesFile) -> dict[str, Any]:
 
 def _check_values(file: FeaturesFile) -> None:
     """Refuse projected values, and rounded logits: the softmax magnifies errors."""
-    if file.projection:
-        raise StoreError(
-            f"{file.path}: expected blobs as the net computed them, found those of "
-            "`fishing compress`; name the file that they were made of, and compress "
-            "what comes out"
-        )
+    check_not_projected(file)
     dtype = with_storage(file.settings)["dtype"]
     if dtype != "float32":
         raise StoreError(

@@ -7,8 +7,8 @@ from fishing.nets.onnx_files import OnnxNet
 from fishing.nets.onnx_head import channels, find_onnx_head, find_onnx_logits
 from fishing.nets.onnx_products import ACTIVATIONS, Product
 
-# Operators that join the branches of a block.
-_JOINS = {"Add", "Concat"}
+# Operators whose outputs are the maps between blocks.
+_BETWEEN_BLOCKS = {*ACTIVATIONS, "Add", "Concat", "Mul"}
 
 
 def propose_onnx_blobs(net: OnnxNet) -> dict[str, str]:
@@ -47,28 +47,23 @@ def propose_onnx_blobs(net: OnnxNet) -> dict[str, str]:
 def last_block_input(net: OnnxNet, product: Product) -> str | None:
     """Find the map that enters the last block of convolutions below a product.
 
-    It is the first tensor on the way down through which everything passes, which a
-    convolution separates from the product, which has another number of channels than
-    the product's input, and which is a sum or a concatenation. In a net without such
-    joins, it is an activation.
+    It is the first tensor on the way down through which everything passes, which is a
+    sum, a concatenation or an activation, which a convolution separates from the
+    product, and which has another number of channels than the product's input.
     """
     order = {o: i for i, n in enumerate(net.model.graph.node) for o in n.output}
     frontier, has_convolution = {product.x}, False
-    activation: str | None = None
     while frontier:
         last = max(frontier, key=lambda tensor: order.get(tensor, -1))
         node = net.writers.get(last)
         if node is None:
-            break
-        if has_convolution and len(frontier) == 1:
-            is_activation = node.op_type in ACTIVATIONS and activation is None
-            if node.op_type in _JOINS or is_activation:
-                width = channels(net, last)
-                if width not in (None, product.weights.shape[1]):
-                    if node.op_type in _JOINS:
-                        return last
-                    activation = last
+            return None
+        is_cut = has_convolution and len(frontier) == 1
+        if is_cut and node.op_type in _BETWEEN_BLOCKS:
+            width = channels(net, last)
+            if width not in (None, product.weights.shape[1]):
+                return last
         frontier.remove(last)
         has_convolution |= node.op_type == "Conv"
         frontier.update(i for i in node.input if i and not net.is_constant(i))
-    return activation
+    return None

@@ -91,6 +91,7 @@ class FeaturesFile:
         self._shards = Shards(path, FeaturesFile) if path.is_dir() else None
         if self._shards is not None:
             self.settings, self.splits = self._shards.settings, self._shards.splits
+            self.projection: dict[str, Rows] = {}
             return
         self._file = _open(path)
         self._index = ask("read_index", self._file)

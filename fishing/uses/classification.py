@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from fishing.evaluate import (
     required_labels,
     train_svms,
 )
-from fishing.extract import compute_batches, recorded_settings
+from fishing.extract import compute_batches, project, recorded_settings
 from fishing.images import find_photos
 from fishing.kernels import Kernels, choose_features, feature_blobs, main_feature
 from fishing.nets import NetSpec
 from fishing.progress import Progress, silent
-from fishing.store import ExtractionSettings, FeaturesFile, Split
+from fishing.store import ExtractionSettings, FeaturesFile, Rows, Split
 from fishing.uses.kernel_to import KernelTo
 
 _log = logging.getLogger(__name__)
@@ -147,7 +147,14 @@ def classify(
             _log.warning("%s: %s; left out", photo, reason)
         read, scores = [], []
         batches = _batches(
-            settings, found, chosen, failed, device, batch_size, kernel.n_at_once
+            settings,
+            found,
+            chosen,
+            failed,
+            device,
+            batch_size,
+            kernel.n_at_once,
+            file.projection,
         )
         for places, blobs in batches:
             read += places
@@ -196,10 +203,12 @@ def _batches(
     device: str,
     batch_size: int,
     n_at_once: int,
+    bases: Mapping[str, Rows],
 ) -> Iterator[tuple[list[int], Blobs]]:
     """Compute the blobs of a feature, of many photographs at a time.
 
-    What cannot be read is reported, and added to `failed`.
+    They are projected on the bases of a compressed file, if there are some. What cannot
+    be read is reported, and added to `failed`.
     """
     if not photos:
         return
@@ -211,7 +220,8 @@ def _batches(
             failed[photos[place]] = reason
         if batch.places:
             choose_features([feature], batch.blobs)  # net.toml may name fewer blobs
-            parts.append({k: batch.blobs[k] for k in feature_blobs(feature)})
+            blobs = {k: batch.blobs[k] for k in feature_blobs(feature)}
+            parts.append(project(blobs, bases))
             places += batch.places
         if len(places) >= n_at_once:
             yield places, _joined(parts)

@@ -26,6 +26,7 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import rankdata
 
 from fishing.errors import EvaluationError
+from fishing.extract import check_not_projected
 from fishing.kernels import choose_features, main_feature
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
 from fishing.progress import Progress, silent
@@ -132,6 +133,8 @@ def scores(
             "gradnorm": _gradient_norm,
         }
         chosen = _choose(methods, blobs, reference)
+        if set(chosen) != {"knn"}:  # the others need the logits themselves
+            check_not_projected(file)
         if "knn" in chosen and reference is not None:
             (feature,) = choose_features([feature or main_feature(blobs)], blobs)
             familiar = file.split(reference)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from fishing.errors import EvaluationError
+from fishing.extract import check_not_projected
 from fishing.kernels import (
     UnitRows,
     blobs_of_feature,
@@ -118,6 +119,7 @@ def select(
             chosen = rng.choice(np.flatnonzero(free), k, replace=False)
             return [pool.image_id[i] for i in chosen]
         if method == "badge":
+            check_not_projected(file)
             points = _badge_points(pool)
             centres = _badge_points(known) if known else None
             draw = partial(_draw, rng)
