@@ -39,7 +39,7 @@ COMMANDS = [
     "evaluate features.h5 --feature x7 --output evaluated",
     "photographs photographs",
     "report results --output page",
-    "reproduce --net tinyalexnet",
+    "reproduce --net tinyalexnet --data VOC2007",
     "fetch tinyalexnet",  # it comes with the project
     "--help",
     "extract --net nothing",
