@@ -101,6 +101,10 @@ class FeaturesFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Refuse further reads."""
         (self._shards or self._file).close()
 
     def release(self) -> None:

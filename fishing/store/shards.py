@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,23 @@ from fishing.store.rows import StackedRows
 from fishing.store.settings import check_same_settings
 from fishing.store.split import Split
 
-if TYPE_CHECKING:
-    from fishing.store.features_file import FeaturesFile
-
 _MOST_NAMED = 10  # shards in one message
+
+
+class OpenShard(Protocol):
+    """What is needed of an open `FeaturesFile`, which is built on this module."""
+
+    path: Path
+    settings: dict[str, Any]
+    splits: dict[str, Split]
+
+    def release(self) -> None:
+        """Keep no descriptor between reads."""
+        ...
+
+    def close(self) -> None:
+        """Refuse further reads."""
+        ...
 
 
 class Shards:
@@ -51,12 +64,12 @@ class Shards:
         If the manifest or a shard is missing, damaged, or belongs to other work.
     """
 
-    def __init__(self, folder: Path, open_file: Callable[[Path], FeaturesFile]) -> None:
+    def __init__(self, folder: Path, open_file: Callable[[Path], OpenShard]) -> None:
         self._folder = folder
         self._manifest = read_manifest(folder)
         n = len(self._manifest.shards)
         _refuse_missing(folder, self._manifest)
-        opened: dict[int, FeaturesFile] = {}
+        opened: dict[int, OpenShard] = {}
 
         def open_one(number: int) -> None:
             opened[number] = _open(folder, number, self._manifest, open_file)
@@ -77,20 +90,20 @@ class Shards:
     def close(self) -> None:
         """Refuse further reads."""
         for file in self._files:
-            file.__exit__()
+            file.close()
 
     def _joined(self, name: str, list_sha256: str) -> Split:
         """View the parts of a split as a whole."""
-        files = [file for file in self._files if name in file]
-        first = _kind(files[0].split(name))
+        files = [file for file in self._files if name in file.splits]
+        first = _kind(files[0].splits[name])
         for file in files:
-            if _kind(file.split(name)) != first:
+            if _kind(file.splits[name]) != first:
                 raise StoreError(
                     f"{file.path}: expected {first} in split '{name}' as in the first "
-                    f"shard, found {_kind(file.split(name))}; remove this shard and "
+                    f"shard, found {_kind(file.splits[name])}; remove this shard and "
                     "make it anew"
                 )
-        split = _stacked([file.split(name) for file in files])
+        split = _stacked([file.splits[name] for file in files])
         if _list(name, split).sha256 != list_sha256:
             raise StoreError(
                 f"{self._folder}: expected the images and labels that the manifest "
@@ -159,8 +172,8 @@ def _open(
     folder: Path,
     number: int,
     manifest: Manifest,
-    open_file: Callable[[Path], FeaturesFile],
-) -> FeaturesFile:
+    open_file: Callable[[Path], OpenShard],
+) -> OpenShard:
     """Open a shard, and check that it is the part that the manifest says."""
     path, shard = shard_path(folder, number), manifest.shards[number]
     file = open_file(path)
