@@ -128,27 +128,16 @@ def test_good_files_are_of_no_such_kind() -> None:
     assert found_instead(TINY / "nothing") is None
 
 
-SOFTMAX = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc8" bottom: "label" }'
-TRAINING = {
-    "'data' \\(Data\\)": 'layer { name: "data" type: "Data" top: "data" top: "label" '
-    "include { phase: TRAIN } }\n"
-    'layer { name: "data" type: "Data" top: "data" include { phase: TEST } }',
-    "'data' \\(ImageData\\)": 'layer { name: "data" type: "ImageData" top: "data" }',
-    "'d' \\(HDF5Data\\)": 'layer { name: "d" type: "HDF5Data" top: "data" }',
-    "'d' \\(Python\\)": 'layer { name: "d" type: "Python" top: "data" }',
-    "'loss' \\(SoftmaxWithLoss\\)": 'layer { name: "data" type: "Data" top: "data" '
-    f"include {{ phase: TRAIN }} }}\n{SOFTMAX}",
-    "'acc' \\(Accuracy\\)": 'layer { name: "acc" type: "Accuracy" bottom: "fc8" }',
-    "'old' \\(Data\\)": 'layers { name: "old" type: DATA top: "data" }',
+SOLVERS = {
     "a solver": 'net: "train_val.prototxt"\ntest_iter: 1000\nbase_lr: 0.01\n',
     "a solver, which": '# a comment\nbase_lr: 0.01\ntrain_net: "train.prototxt"',
 }
 
 
-@pytest.mark.parametrize("words", TRAINING)
-def test_nets_for_training_are_told_apart(tmp_path: Path, words: str) -> None:
+@pytest.mark.parametrize("words", SOLVERS)
+def test_solvers_are_told_apart(tmp_path: Path, words: str) -> None:
     path = tmp_path / "deploy.prototxt"
-    path.write_text(TRAINING[words])
+    path.write_text(SOLVERS[words])
     with pytest.raises(NetError, match=f"{words}.*deploy.prototxt") as caught:
         read_net(path)
     assert "{}" not in str(caught.value)

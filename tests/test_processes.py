@@ -335,9 +335,9 @@ def test_readers_of_images_are_as_many(monkeypatch, devkit, tmp_path: Path) -> N
     sizes: list[tuple[int, int]] = []
     pool = read_ahead.ThreadPoolExecutor
 
-    def counted(max_workers: int) -> Any:
+    def counted(max_workers: int, **options: Any) -> Any:
         sizes.append((max_workers, cv2.getNumThreads()))
-        return pool(max_workers)
+        return pool(max_workers, **options)
 
     monkeypatch.setattr(read_ahead, "ThreadPoolExecutor", counted)
     settings = ExtractionSettings(load_net("tinyalexnet"), "onnx")
@@ -355,7 +355,7 @@ def test_every_command_that_computes_has_the_option() -> None:
         for name, command in main.commands.items()
         if "threads" not in {option.name for option in command.params}
     }
-    assert without == {"fetch", "export", "photographs"}
+    assert without == {"compress", "fetch", "import", "export", "photographs"}
 
 
 _COUNTED = """

@@ -46,7 +46,7 @@ def layer_shapes(layer: Any, bottoms: Sequence[Shape]) -> list[Shape]:
     """
     if layer.type in _BRINGS_IMAGES:
         wanted = "an Input layer, or a crop_size that tells the size of an image"
-        raise refusal(layer, wanted, "neither; put an Input layer in its place")
+        raise refusal(layer, wanted, "neither; use the net's deploy.prototxt")
     if layer.type not in _RULES:
         known = " ".join(sorted(_RULES))
         raise refusal(layer, f"a type of: {known}", f"'{layer.type}'")

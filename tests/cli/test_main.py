@@ -326,7 +326,8 @@ def test_options_are_the_fields_of_the_settings() -> None:
     fields = {field.name for field in dataclasses.fields(ExtractionSettings)}
     for command in ("extract", "reproduce"):
         options = {option.name for option in main.commands[command].params}
-        assert fields - {"net"} == options & fields - {"net"}
+        # What is stored follows from --feature.
+        assert fields - {"net", "stored"} == options & fields - {"net"}
 
 
 def test_reproduce_hands_the_settings_on(devkit: Path, tmp_path: Path) -> None:
