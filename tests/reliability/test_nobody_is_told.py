@@ -35,6 +35,11 @@ COMMANDS = [
     "search features.h5 --query-id test_005 --sheet sheet.png",
     "search features.h5 --query VOC2007/JPEGImages/test_005.jpg",
     "retrieval features.h5",
+    "classify features.h5 VOC2007/JPEGImages/test_005.jpg --feature x7",
+    "score features.h5 --split test --output scores.csv",
+    "select features.h5 --split test -k 2 --output ids.txt",
+    "compress features.h5 --dimensions 8 --output small.h5",
+    "import tiny/deploy.prototxt tiny/tinyalexnet.caffemodel --output imported",
     "export --net tinyalexnet net.onnx",
     "evaluate features.h5 --feature x7 --output evaluated",
     "photographs photographs",
@@ -74,6 +79,7 @@ def folder(devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     extract(ExtractionSettings(load_net("tinyalexnet")), lists, folder / "features.h5")
     write_results(evaluate(folder / "features.h5", features=["x7"]), folder / "results")
     (folder / "VOC2007").symlink_to(devkit)
+    (folder / "tiny").symlink_to(NET)
     return folder
 
 
