@@ -210,7 +210,7 @@ def _check_operators(model: Any) -> None:
             )
         try:
             onnx.defs.get_schema(node.op_type, opset)
-        except onnx.defs.SchemaError:
+        except (onnx.defs.SchemaError, TypeError):  # or a name that is no text
             raise ValueError(
                 f"the operator {node.op_type[:100]!r}, which ONNX does not have in "
                 f"version {opset}"

@@ -303,7 +303,7 @@ def test_a_gpu_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_errors_of_onnx_runtime_take_one_line() -> None:
     backend = _open(load_net("tinyalexnet"))
     with pytest.raises(BackendError, match=r"ONNX Runtime stopped: .*data") as caught:
-        backend.run(np.zeros((2, 3, 60, 60), np.float32))
+        backend.run(np.zeros((2, 4, 64, 64), np.float32))
     assert "\n" not in str(caught.value)
 
 
@@ -316,7 +316,7 @@ def test_openvino_runs_on_the_cpu_alone() -> None:
 def test_errors_of_openvino_take_one_line() -> None:
     backend = _open(load_net("tinyalexnet"), OpenvinoBackend)
     with pytest.raises(BackendError, match=r"OpenVINO stopped: ") as caught:
-        backend.run(np.zeros((2, 3, 60, 60), np.float32))
+        backend.run(np.zeros((2, 4, 64, 64), np.float32))
     assert "\n" not in str(caught.value)
 
 
