@@ -6,15 +6,18 @@ import io
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fishing.errors import ImageError
 from fishing.images.decoder_messages import take_messages
 from fishing.images.jpeg import JpegFile
 from fishing.images.notes import take_note
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_FILE_BYTES = 2**29
 MAX_PIXELS = 2**27
@@ -120,6 +123,8 @@ def _check_header(encoded: bytes) -> str:
     Returns the key in `_REDUCED` of an image that is not of 8 bits, or "".
     """
     kind = _FLOAT if encoded.startswith(_FLOAT_FORMATS) else ""
+    from PIL import Image  # here, since most images need no Pillow
+
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             width, height = image.size

@@ -14,7 +14,6 @@ import re
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fishing.errors import ImageError
 
@@ -148,5 +147,7 @@ class JpegFile:
 
 def _decoded(encoded: bytes) -> NDArray[np.uint8]:
     """Decode by Pillow, which keeps libjpeg's warnings from stderr."""
+    from PIL import Image  # here, since few images need Pillow
+
     with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
         return np.asarray(image)

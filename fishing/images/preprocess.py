@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fishing.errors import ImageError, NetError
 from fishing.images.decode import MAX_PIXELS, read_image
@@ -253,6 +252,8 @@ def _resize_by_opencv(
 def _resize_by_pillow(
     image: NDArray[np.uint8], height: int, width: int, interpolation: str
 ) -> NDArray[np.uint8]:
+    from PIL import Image  # here, as OpenCV in the other
+
     filters = Image.Resampling
     chosen = filters.BILINEAR if interpolation == "bilinear" else filters.BICUBIC
     is_grey = image.shape[2] == 1
