@@ -135,7 +135,7 @@ def evaluate(
     kernels = f"{taken} landmarks" if taken else "exact kernels"
     click.echo(
         f"Average precision in per cent, {splits}, protocol {record['protocol']}, "
-        f"C = {record['C']:g}; {how}, because {record['protocol_because']}; {kernels}"
+        f"C = {record['C']:g}; {how}, because {record['protocol_because']} ({kernels})"
     )
     print_table(record)
     click.echo(f"written to {output}")

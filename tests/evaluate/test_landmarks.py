@@ -120,10 +120,10 @@ def test_the_command_says_what_it_used(file: Path, tmp_path: Path) -> None:
         return done.output, json.loads((output / "results.json").read_text())
 
     printed, record = run("--feature", "dW7")
-    assert "; exact kernels" in printed
+    assert "(exact kernels)" in printed
     assert "landmarks" not in record
     printed, record = run("--feature", "dW7", "--landmarks", "50")
-    assert "; 50 landmarks" in printed
+    assert "(50 landmarks)" in printed
     assert record["landmarks"] == 50
 
 
