@@ -13,9 +13,6 @@ from fishing.cli.printing import print_json
 if TYPE_CHECKING:
     from fishing.extract import ImportedNet
 
-if TYPE_CHECKING:
-    pass
-
 
 @click.command("import")
 @click.argument("model", type=options.FILE)
@@ -105,6 +102,7 @@ def import_net(
 
 def _print(found: ImportedNet, folder: Path, *, as_json: bool) -> None:
     """Print the head, the widths of the blobs and the features that there will be."""
+    from fishing.extract import one_product_advice
     from fishing.kernels import available_features
 
     widths = {name: rows.shape[1] for name, rows in found.blobs.items()}
@@ -124,4 +122,6 @@ def _print(found: ImportedNet, folder: Path, *, as_json: bool) -> None:
     for key, blob in found.spec.blobs.items():
         click.echo(f"  {key}  {widths[f'forward/{key}']:>6}  {blob}")
     click.echo(f"features: {' '.join(features)}")
+    if advice := one_product_advice(found.spec.name, widths):
+        click.echo(advice)
     click.echo(f"next: fishing extract --net {folder} --split trainval")

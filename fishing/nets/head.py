@@ -44,7 +44,7 @@ class Head(NamedTuple):
         -------
         str
         """
-        return _described(self.inner_products[::-1], self.lowest)
+        return described([p.name for p in self.inner_products[::-1]], self.lowest)
 
     def activations(self) -> list[str]:
         """Name the activations below the head, which no inner product reads: x6 ..."""
@@ -64,9 +64,9 @@ class Head(NamedTuple):
         }
 
 
-def _described(products: Sequence[Any], lowest: str) -> str:
-    """Describe inner products, given from the highest down, and what is below them."""
-    last, *others = (product.name for product in products)
+def described(products: Sequence[str], lowest: str) -> str:
+    """Describe inner products, named from the highest down, and what is below them."""
+    last, *others = products
     names = f"{', '.join(others[::-1])} and {last}" if others else last
     count = f"{len(products)} inner product{'s' if others else ''}"
     return f"{count}, {names} over {lowest}"
@@ -107,7 +107,8 @@ def find_head(layers: Sequence[Any], blobs: Mapping[str, str], shapes: Shapes) -
         if products and product is not None:
             product = walk.next_product(blob)
         if product is None:
-            walk.check_activation(blobs[name], name, _described(products, lowest))
+            found_names = [product.name for product in products]
+            walk.check_activation(blobs[name], name, described(found_names, lowest))
             reached[name] = blobs[name]
             continue
         blob = reached[name] = walk.input(product, blobs[name], name)

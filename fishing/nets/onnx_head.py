@@ -13,6 +13,7 @@ from typing import Any
 
 from fishing.errors import NetError
 from fishing.nets.blobs import LAST
+from fishing.nets.head import described
 from fishing.nets.onnx_files import OnnxNet
 from fishing.nets.onnx_products import (
     ELEMENTWISE,
@@ -50,10 +51,8 @@ class OnnxHead:
 
     def describe(self) -> str:
         """Describe the head: "1 inner product, logits over pooled"."""
-        names = [product.y for product in reversed(self.products)]
-        count = f"{len(names)} inner product{'s' * (len(names) > 1)}"
-        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-        return f"{count}, {listed} over {self.products[-1].x}"
+        names = [product.y for product in self.products]
+        return described(names, self.products[-1].x)
 
 
 def find_onnx_logits(net: OnnxNet) -> tuple[str, str | None]:
