@@ -62,6 +62,9 @@ setup(
         "demo": ["scikit-image>=0.24"],
         "report": ["jinja2>=3.1", "matplotlib>=3.8.4"],
         "openvino": ["openvino>=2024.4"],
+        "dask": ["distributed>=2024.8"],
+        "faiss": ["faiss-cpu>=1.9"],
+        "parquet": ["pyarrow>=17.0"],
         "torch": ["torch>=2.9", "onnxscript>=0.5"],
         "dev": [
             "build>=1.0",

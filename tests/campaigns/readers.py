@@ -20,6 +20,7 @@ from fishing.backends.onnx import OnnxBackend
 from fishing.backends.openvino import OpenvinoBackend
 from fishing.errors import NetError, StoreError
 from fishing.evaluate import evaluate, format_table, read_results, write_results
+from fishing.extract import compress
 from fishing.images import ImageList, Preprocess, is_name, read_splits
 from fishing.kernels import Kernels
 from fishing.nets import (
@@ -435,6 +436,8 @@ class Features(Reader):
                 path = Path(folder) / "f.h5"
                 write_features(path, settings, splits)
                 seeds.append(path.read_bytes())
+                if (n, dtype) == (5, "float32"):
+                    seeds += map(_compressed, (path, path), ("int8", "int4"))
         return seeds
 
     def guarded(self, seed: bytes) -> list[Block]:
@@ -449,6 +452,12 @@ class Features(Reader):
             for feature in ("x5", "dW7", "x7+y8", "dW8", "x8", "dW6"):
                 K, _ = Kernels(train, test)(feature)
                 assert np.isfinite(K).all()
+
+
+def _compressed(path: Path, dtype: str) -> bytes:
+    output = path.with_name(f"{dtype}.h5")
+    compress(path, output, dimensions=2, dtype=dtype, splits=["train"])
+    return output.read_bytes()
 
 
 def _split(rng: np.random.Generator, n: int) -> Split:
