@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import ImageError
+from fishing.errors import ImageError, printable
 from fishing.images import (
     ImageList,
     Note,
@@ -86,16 +86,17 @@ def heard(
     A damaged image is named, or fails if `strict`; other notes are said once.
     """
     for path, (item, notes) in zip(images.path[start:], read, strict=True):
+        name = printable(str(path))
         damage = next((note.text for note in notes if note.is_damage), "")
         if damage and strict:
             item = ImageError(damage)
         elif damage:
-            _log.warning("%s: %s; it may be damaged, and keeps its row", path, damage)
+            _log.warning("%s: %s; it may be damaged, and keeps its row", name, damage)
             counts[DAMAGED] += 1
         for note in notes:
             if not note.is_damage:
                 if not counts[note]:
-                    _log.warning("%s: %s (said once)", path, note.text)
+                    _log.warning("%s: %s (said once)", name, note.text)
                 counts[note] += 1
         yield item
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.backends import Backend, check_run, choose_backend, open_backend, run_ahead
-from fishing.errors import BackendError, DataError, NetError
+from fishing.errors import BackendError, DataError, NetError, printable
 from fishing.extract.read_ahead import DAMAGED, heard, in_batches, read_ahead
 from fishing.images import ImageList, Note
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
@@ -310,7 +310,7 @@ def _report(failed: Mapping[int, str], images: ImageList, strict: bool) -> None:
         message = f"{images.path[index]}: {reason}"
         if strict:
             raise DataError(f"{message}; --strict stops at such a file")
-        _log.warning("%s; left out", message)
+        _log.warning("%s; left out", printable(message))
 
 
 def _check_finite(blobs: Mapping[str, NDArray[np.float32]], last: Path) -> None:

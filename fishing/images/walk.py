@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from fishing.errors import DataError, one_line
+from fishing.errors import DataError, one_line, printable
 from fishing.images.find import is_image_name
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,10 @@ def walk(folder: Path) -> Walked:
                 continue
             identity = _identity(entry.stat())
             if identity in above:
-                _log.info("%s: a link back to its own folder, not followed", entry.path)
+                _log.info(
+                    "%s: a link back to its own folder, not followed",
+                    printable(entry.path),
+                )
                 continue
             if entry.is_symlink():
                 links.append(f"{entry.path} -> {os.path.realpath(entry.path)}")
@@ -77,7 +80,8 @@ def walk(folder: Path) -> Walked:
     if links:
         _log.info(
             "%d linked folder%s followed, such as %s",
-            *(len(links), " was" if len(links) == 1 else "s were", min(links)),
+            *(len(links), " was" if len(links) == 1 else "s were"),
+            printable(min(links)),
         )
     found.images.sort(key=lambda name: PurePosixPath(name).parts)
     return found
@@ -113,7 +117,8 @@ def find_photos(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
         photos.update(dict.fromkeys(path / name for name in found.images))
         failed.update({path / name: why for name, why in found.failed.items()})
         if n := found.left_alone.total():
-            _log.info("%d files in '%s' are no images; left alone", n, path)
+            where = printable(str(path))
+            _log.info("%d files in '%s' are no images; left alone", n, where)
     return list(photos), failed
 
 

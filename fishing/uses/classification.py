@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import DataError, EvaluationError
+from fishing.errors import DataError, EvaluationError, printable
 from fishing.evaluate import (
     cross_validated_sigmoids,
     required_labels,
@@ -144,7 +144,7 @@ def classify(
         del K
         kernel = KernelTo(chosen, images)
         for photo, reason in failed.items():
-            _log.warning("%s: %s; left out", photo, reason)
+            _log.warning("%s: %s; left out", printable(str(photo)), reason)
         read, scores = [], []
         batches = _batches(
             settings,
@@ -216,7 +216,7 @@ def _batches(
     parts: list[Blobs] = []
     for batch in compute_batches(settings, photos, device, batch_size):
         for place, reason in batch.failed.items():
-            _log.warning("%s: %s; left out", photos[place], reason)
+            _log.warning("%s: %s; left out", printable(str(photos[place])), reason)
             failed[photos[place]] = reason
         if batch.places:
             choose_features([feature], batch.blobs)  # net.toml may name fewer blobs
