@@ -59,8 +59,8 @@ class OnnxNet:
         return _opset(self.model)
 
     def is_constant(self, name: str) -> bool:
-        """Tell whether a tensor is the same for all images."""
-        todo, seen = [name], set()
+        """Tell whether a tensor, or one that is left out, is the same for all images."""
+        todo, seen = [name], {""}
         while todo:
             tensor = todo.pop()
             if tensor == self.input:
@@ -68,7 +68,7 @@ class OnnxNet:
             if tensor in self.constants or tensor in seen:
                 continue
             seen.add(tensor)
-            todo.extend(i for i in self.writers[tensor].input if i)
+            todo.extend(self.writers[tensor].input)
         return True
 
     def constant(self, name: str) -> NDArray[Any]:
@@ -209,12 +209,21 @@ def _check_operators(model: Any) -> None:
                 f"{node.op_type}, a graph within the graph; export a model without it"
             )
         try:
-            onnx.defs.get_schema(node.op_type, opset)
+            schema = onnx.defs.get_schema(node.op_type, opset)
         except (onnx.defs.SchemaError, TypeError):  # or a name that is no text
             raise ValueError(
                 f"the operator {node.op_type[:100]!r}, which ONNX does not have in "
                 f"version {opset}"
             ) from None
+        for what, names, least, most in (
+            ("inputs", node.input, schema.min_input, schema.max_input),
+            ("outputs", node.output, schema.min_output, schema.max_output),
+        ):
+            if not least <= len(names) <= most or not all(names[:least]):
+                raise ValueError(
+                    f"a node '{node.name or node.op_type}' with {len(names)} {what}, "
+                    f"which {node.op_type} does not take"
+                )
 
 
 def _opset(model: Any) -> int:

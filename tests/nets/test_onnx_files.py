@@ -59,6 +59,18 @@ def _written_twice(proto: Any) -> None:
     proto.graph.node[1].output[0] = "conv"
 
 
+def _too_few_inputs(proto: Any) -> None:
+    del proto.graph.node[-1].input[:]
+
+
+def _unnamed_input(proto: Any) -> None:
+    proto.graph.node[-1].input[0] = ""
+
+
+def _too_many_outputs(proto: Any) -> None:
+    proto.graph.node[-1].output.append("more")
+
+
 def _no_output(proto: Any) -> None:
     proto.graph.output[0].name = "nothing"
 
@@ -114,6 +126,9 @@ def _outside(location: str, **where: str) -> Callable[[Any], None]:
         (_dynamic_rank, r"an input of shape \[\] in place of"),
         (_bytes_input, "not of float32"),
         (_written_twice, "'conv' written twice"),
+        (_too_few_inputs, "a node '[^']+' with 0 inputs, which Gemm does not take"),
+        (_unnamed_input, "inputs, which Gemm does not take"),
+        (_too_many_outputs, "with 2 outputs, which Gemm does not take"),
         (_no_output, "no node that writes the output"),
         (_old_opset, "operators of version 8; export the model with an opset from 13"),
         (_two_opsets, "2 versions of ONNX's operators"),
