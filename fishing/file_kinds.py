@@ -56,11 +56,14 @@ def found_instead(path: Path) -> str | None:
             head = file.read(_HEAD)
     except (OSError, ValueError):
         return None
-    if not head:
-        return "an empty file"
+    return kind_of(head) if head else "an empty file"
+
+
+def kind_of(head: bytes) -> str | None:
+    """Say what a file is, as `found_instead` does, by its first bytes."""
     if not head.strip(b"\0"):
         return "a file that begins with nothing but zeros; copy it again"
     for pattern, words in _KINDS.items():
-        if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
+        if re.match(pattern, head[:_HEAD], re.DOTALL | re.IGNORECASE):
             return words
     return None

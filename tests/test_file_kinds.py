@@ -15,9 +15,18 @@ import pytest
 
 from conftest import ROOT
 from fishing.backends import open_backend
-from fishing.errors import NetError
+from fishing.errors import FishingError, NetError
 from fishing.file_kinds import found_instead
-from fishing.nets import fetch_weights, load_net, read_net, read_weights, weights_path
+from fishing.images import read_image
+from fishing.nets import (
+    fetch_weights,
+    load_net,
+    read_net,
+    read_onnx,
+    read_weights,
+    weights_path,
+)
+from fishing.store import FeaturesFile
 
 TINY = ROOT / "models" / "tinyalexnet"
 LFS = (
@@ -119,6 +128,16 @@ def test_a_pointer_in_place_of_a_download(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "pointer").write_bytes(LFS)
     with pytest.raises(NetError, match="Git LFS pointer"):
         fetch_weights(load_net(str(net)), str(tmp_path / "pointer"))
+
+
+@pytest.mark.parametrize("words", ["Git LFS pointer", "a web page", "a compressed"])
+def test_kinds_in_place_of_other_files(tmp_path: Path, words: str) -> None:
+    content = next(KINDS[key] for key in KINDS if words.removeprefix("a ") in key)
+    readers = {"f.h5": FeaturesFile, "a.jpg": read_image, "m.onnx": read_onnx}
+    for name, read in readers.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FishingError, match=words):
+            read(tmp_path / name)
 
 
 def test_good_files_are_of_no_such_kind() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishing.errors import ImageError
+from fishing.file_kinds import kind_of
 from fishing.images.decoder_messages import take_messages
 from fishing.images.jpeg import JpegFile
 from fishing.images.notes import take_note
@@ -88,7 +89,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             "a TIFF that OpenCV does not decode, such as one of floating-point values; "
             "convert it to 8 bits"
             if encoded.startswith((b"II", b"MM"))
-            else "not an image that OpenCV can decode"
+            else kind_of(encoded) or "not an image that OpenCV can decode"
         )
     picture: NDArray[np.uint8] = image.astype(np.uint8, copy=False)
     if jpeg and jpeg.ends_before(picture):

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from fishing.errors import NetError
+from fishing.file_kinds import found_instead
 from fishing.nets.onnx_data import read_tensor
 
 #: The lowest opset whose operators mean what the gradients' operators expect.
@@ -59,7 +60,7 @@ class OnnxNet:
         return _opset(self.model)
 
     def is_constant(self, name: str) -> bool:
-        """Tell whether a tensor, or one that is left out, is the same for all images."""
+        """Tell whether a tensor, or none at all, is the same for all images."""
         todo, seen = [name], {""}
         while todo:
             tensor = todo.pop()
@@ -149,7 +150,7 @@ def read_onnx(path: Path) -> OnnxNet:
     except OSError as error:
         raise NetError(f"expected to read {path}: {error.strerror}") from None
     except (DecodeError, ValueError) as error:
-        words = " ".join(str(error).split())[:200]
+        words = found_instead(path) or " ".join(str(error).split())[:200]
         raise NetError(
             f"{path}: expected an ONNX model, found {words}; export it again"
         ) from None

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 
 from fishing.errors import StoreError, one_line
+from fishing.file_kinds import kind_of
 from fishing.files import write_all
 from fishing.images import MAX_CLASSES
 from fishing.store.checks import check_names
@@ -143,8 +144,8 @@ def _opened(source: Input) -> Iterator[h5py.File]:
     except _ERRORS as error:
         _check_disk(source)
         raise StoreError(
-            f"expected an HDF5 file, found {one_line(error)}; name a file that "
-            "`fishing extract` made, or take a copy of it"
+            f"expected an HDF5 file, found {_kind(source) or one_line(error)}; name a "
+            "file that `fishing extract` made, or take a copy of it"
         ) from None
     try:
         with file:
@@ -155,6 +156,14 @@ def _opened(source: Input) -> Iterator[h5py.File]:
             f"expected a whole features file, found {one_line(error)}; extract it anew "
             "with --overwrite"
         ) from None
+
+
+def _kind(source: Input) -> str | None:
+    """Say what a file is that HDF5 does not take for one of its own."""
+    head = bytearray(1024)
+    source.seek(0)
+    source.readinto(head)
+    return None if head.startswith(b"\x89HDF") else kind_of(bytes(head))
 
 
 def _check_disk(source: Input) -> None:

@@ -4,8 +4,9 @@
     python tests/backends/torch_zoo.py check FOLDER     # needs this package
 
 The first command writes each net with random weights by both of PyTorch's exporters,
-and what torch.autograd says of two images in float64. The second imports the models and
-prints the largest difference of a blob, as a part of the blob's largest value.
+and what torch.autograd says of two images, in float64 and in float32. The second
+imports the models and prints the largest difference of a blob from float64, as a part
+of the blob's largest value, and beside it that of PyTorch's own float32.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ NETS = (
 )
 EXPORTERS = ("torchscript", "dynamo")
 TAU = 2.0
-# Of a blob's largest value.
+# Of a blob's largest value; twice what PyTorch's own float32 differs, if that is more.
 TOLERANCE = 1e-5
 
 
@@ -81,9 +82,9 @@ def export(name: str, folder: Path) -> bool:
         )
         torch.onnx.export(net, (data,), file, input_names=["x"], **settings)
         print(name, exporter, flush=True)
+    own = {f"own-{key}": rows for key, rows in _autograd(net, data).items()}
     found = _autograd(net.double(), data.double())
-    found = {key: rows.astype(np.float32) for key, rows in found.items()}
-    np.savez(path.with_suffix(".npz"), data=data, **found)
+    np.savez(path.with_suffix(".npz"), data=data, **found, **own)
     return False
 
 
@@ -102,9 +103,11 @@ def _spread_logits(net: Any, data: Any) -> None:
         if isinstance(module, kinds)
     ]
     with torch.no_grad():
-        factor = 3 / net(data).std(dim=1).mean()
+        net(data)
         for hook in hooks:
             hook.remove()
+        last[-1].reset_parameters()  # some nets begin with a head of zeros
+        factor = 3 / net(data).std(dim=1).mean()
         for parameter in last[-1].parameters():
             parameter *= factor
 
@@ -148,6 +151,7 @@ def check(name: str, folder: Path) -> bool:
 
     expected = dict(np.load(folder / f"{name.replace(':', '-')}.npz"))
     data, is_wrong = expected.pop("data"), False
+    rounded = {key: expected.pop(f"own-{key}") for key in [*expected] if "-" not in key}
     for exporter in EXPORTERS:
         model = folder / f"{name.replace(':', '-')}.{exporter}.onnx"
         with tempfile.TemporaryDirectory() as target:
@@ -159,16 +163,19 @@ def check(name: str, folder: Path) -> bool:
                 continue
             net = OnnxBackend(found.spec, temperature=TAU, batch_size=2, device="cpu")
             blobs = net.run(data)
-        differences = {}
+        parts = {}
         for key, rows in expected.items():
             stored = f"backward/{key[1:]}" if key[0] == "d" else f"forward/{key}"
             if stored in blobs and blobs[stored].shape == rows.shape:
-                difference = np.abs(blobs[stored] - rows).max() / np.abs(rows).max()
-                differences[key] = float(difference)
-        worst = max(differences.values())
-        is_wrong |= worst > TOLERANCE or not {"x7", "y8", "dy8"} <= {*differences}
-        parts = " ".join(f"{key} {value:.1e}" for key, value in differences.items())
-        print(f"{name} {exporter}: {found.head}: {worst:.1e} ({parts})", flush=True)
+                ours, own = (
+                    float(np.abs(values - rows).max() / np.abs(rows).max())
+                    for values in (blobs[stored], rounded[key])
+                )
+                parts[key] = f"{ours:.1e} ({own:.1e})"
+                is_wrong |= ours > max(TOLERANCE, 2 * own)
+        is_wrong |= not {"x7", "y8", "dy8"} <= {*parts}
+        text = ", ".join(f"{key} {part}" for key, part in parts.items())
+        print(f"{name} {exporter}: {found.head}: {text}", flush=True)
     return is_wrong
 
 
