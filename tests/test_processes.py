@@ -13,10 +13,13 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+from sklearn.model_selection import GridSearchCV
+from sklearn.svm import SVC
 from threadpoolctl import threadpool_info
 
+import fishing
 from conftest import ROOT, make_split
-from fishing import processes
+from fishing import TraceKernel, processes
 from fishing.errors import FishingError
 from fishing.processes import (
     blas_threads,
@@ -205,6 +208,22 @@ def test_workers_of_joblib_share_the_cores(
         assert 1 <= cores <= max(1, n_cores // n_jobs)
         assert blas <= cores
     assert usable_cores() == min(n_cores, quota_cores() or n_cores)
+
+
+def test_eight_workers_of_a_grid_search_share_the_cores(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    split = make_split(np.random.default_rng(1), 40, labels=None)
+    X, y = fishing.paired("dW7", split), np.arange(40) % 2
+    search = GridSearchCV(
+        *(SVC(kernel=TraceKernel("dW7")), {"C": [1, 3, 10, 30]}),
+        scoring=lambda *_: _cores()[1],
+        cv=2,
+        n_jobs=8,
+        error_score="raise",
+    ).fit(X, y)
+    most = max(1, len(os.sched_getaffinity(0)) // 8)
+    assert search.cv_results_["mean_test_score"].max() <= most
 
 
 def test_pools_are_of_that_size(machine) -> None:
