@@ -14,8 +14,10 @@ import click
 from fishing.errors import printable
 
 _SECONDS = 10.0  # between two lines where there is no terminal
-_LINE = "{desc}: {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left"
-_LINE_WITHOUT_TOTAL = "{desc}: {n_fmt}{unit}, {rate_fmt}"
+_LINE = "{desc}: {n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
+# As tqdm's own, but for a rate that is never seconds for one.
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+_LINE_WITHOUT_TOTAL = "{desc}: {n_fmt}{unit}, {rate_noinv_fmt}"
 
 
 class ProgressBar:
@@ -72,7 +74,12 @@ class ProgressBar:
         tqdm.monitor_interval = 0  # neither a thread nor a semaphore of its own
         tqdm.set_lock(threading.RLock())
         self._bar = tqdm(
-            total=total, initial=done, file=sys.stderr, dynamic_ncols=True, **_in(unit)
+            total=total,
+            initial=done,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            bar_format=None if total is None else _BAR,
+            **_in(unit),
         )
         # Log messages are printed above the bar.
         ours = [logging.getLogger("fishing")]
