@@ -21,7 +21,14 @@ from conftest import MarkerNet
 from fishing.cli.main import main
 from fishing.errors import DataError, NetError, StoreError
 from fishing.evaluate import evaluate
-from fishing.extract import extract, extract_shards, temper, to_file, to_shards
+from fishing.extract import (
+    compress,
+    extract,
+    extract_shards,
+    temper,
+    to_file,
+    to_shards,
+)
 from fishing.files import file_sha256
 from fishing.images import ImageList, read_splits
 from fishing.nets import load_net
@@ -162,7 +169,14 @@ def test_whatever_takes_a_file_takes_a_folder(
     temper(made, tmp_path / "a.h5", [4.0])
     temper(single.path, tmp_path / "b.h5", [4.0])
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    for source, name in ((made, "c.h5"), (single.path, "d.h5")):
+        compress(source, tmp_path / name, dimensions=4)
+    assert (tmp_path / "c.h5").read_bytes() == (tmp_path / "d.h5").read_bytes()
     runner = CliRunner()
+    command = ["compress", str(made), "--output", str(tmp_path / "e.h5")]
+    done = runner.invoke(main, [*command, "--dtype", "float32", "--json"])
+    shards = sum(path.stat().st_size for path in made.glob("shards/*.h5"))
+    assert json.loads(done.stdout)["bytes_before"] == shards
     for command in (["info", "--verify"], ["evaluate", "--feature", "x7"]):
         extra = ["--output", str(tmp_path / "r")] if command[0] == "evaluate" else []
         done = runner.invoke(main, [*command, *extra, str(made)])
