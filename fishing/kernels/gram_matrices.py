@@ -240,8 +240,10 @@ class UnitRows:
                 "extract the features anew, or look at the weights of the net"
             )
         self.norms = np.sqrt(squares)
-        # In float64: the inverse of a small norm may be too large for float32.
-        self._scale = np.divide(1, self.norms, out=np.zeros(n), where=self.norms > 0)
+        scale = np.divide(1, self.norms, out=np.zeros(n), where=self.norms > 0)
+        # Twice as fast as float64, which inverses of extreme norms need.
+        is_plain = ((scale > 1e-30) & (scale < 1e30)) | (scale == 0)
+        self._scale = scale.astype(np.float32) if is_plain.all() else scale
 
     def __len__(self) -> int:
         return len(self.norms)
