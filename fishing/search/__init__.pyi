@@ -1,9 +1,9 @@
-from .build_index import build_index as build_index
-from .build_index import measure_index as measure_index
 from .contact_sheet import write_gallery as write_gallery
 from .contact_sheet import write_sheet as write_sheet
 from .index import Index as Index
 from .index_file import IndexHeader as IndexHeader
+from .indexing import build_index as build_index
+from .indexing import measure_index as measure_index
 from .ranking import Neighbour as Neighbour
 from .retrieval import evaluate_retrieval as evaluate_retrieval
 from .search import format_neighbours as format_neighbours

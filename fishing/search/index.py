@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from fishing.errors import StoreError
 from fishing.extract.principal_directions import unit
-from fishing.kernels import feature_blobs
 from fishing.search.index_file import Floats, IndexFile, IndexHeader
 from fishing.search.inverted_lists import InvertedLists
 from fishing.search.ranking import Block
@@ -73,7 +72,8 @@ class Index:
         for name, split in splits.items():
             first = self._first_rows[name]
             chosen[first : first + len(split)] = True
-        n = max(k, 10) * self.header.n_candidates // 10
+        # One more, because an image of the file finds itself.
+        n = max(k, 10) * self.header.n_candidates // 10 + 1
         # Lists have fewer images of some splits than of all.
         share = max(chosen.mean(), 1 / self.header.n_images)
         n_probed = int(np.ceil(self.header.n_probed / share))
@@ -95,7 +95,6 @@ def _check_features(path: Path, header: IndexHeader, features: FeaturesFile) -> 
     if (
         header.features_sha256 != features.sha256
         or header.n_images != n
-        or header.directions.keys() != feature_blobs(header.feature)
         or any(widths.get(b) != width for b, (width, _) in header.directions.items())
     ):
         raise StoreError(
@@ -129,9 +128,10 @@ def find_rows(
     """
     n = min(n, int(chosen.sum()))
     mask = None if chosen.all() else chosen
-    while True:
+    while n:  # FAISS refuses to find none
         n_probed = min(n_probed, lists.n_lists)
         (found,) = lists.find(vector, n, n_probed, mask)
         if n_probed == lists.n_lists or (found >= 0).all():
             return np.sort(found[found >= 0])
         n_probed *= 2
+    return np.empty(0, np.int64)

@@ -18,7 +18,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import StoreError, one_line
+from fishing.errors import EvaluationError, StoreError, one_line
+from fishing.kernels import feature_blobs
 
 Floats = NDArray[np.float32]
 
@@ -199,7 +200,7 @@ def _read_header(file: IO[bytes]) -> tuple[IndexHeader, int]:
     if length > _MAX_HEADER or start < len(_MAGIC):
         raise ValueError(f"a header of {length} bytes")
     file.seek(start)
-    with suppress(TypeError, RecursionError):
+    with suppress(TypeError, RecursionError, EvaluationError):
         header = IndexHeader(**json.loads(_read(file, length)))
         if _fits(header):
             return header, start - len(_MAGIC)
@@ -207,7 +208,10 @@ def _read_header(file: IO[bytes]) -> tuple[IndexHeader, int]:
 
 
 def _fits(header: IndexHeader) -> bool:
-    """Tell whether all fields are of their types and within their limits."""
+    """Tell whether all fields are of their types and within their limits.
+
+    Raises EvaluationError if there is no such feature.
+    """
     numbers = (header.n_images, header.n_lists, header.n_probed, header.n_candidates)
     is_plain = (
         isinstance(header.feature, str)
@@ -217,7 +221,10 @@ def _fits(header: IndexHeader) -> bool:
         and all(type(n) is int and 0 < n < 2**31 for n in numbers)
         and header.n_probed <= header.n_lists <= 2**16
     )
-    return is_plain and all(
+    is_of_feature = is_plain and header.directions.keys() == feature_blobs(
+        header.feature
+    )
+    return is_of_feature and all(
         isinstance(pair, list)
         and len(pair) == 2
         and all(type(n) is int and 0 < n < 2**31 for n in pair)
@@ -229,9 +236,7 @@ def _read_arrays(file: IO[bytes], header: IndexHeader, payload: int) -> IndexArr
     """Read the arrays at the beginning; raise ValueError if they do not fit."""
     shapes = header.shapes()
     n_bytes = sum(4 * rows * columns for rows, columns in shapes)
-    if not header.directions or (
-        n_bytes + header.n_images * header.record.itemsize != payload
-    ):
+    if n_bytes + header.n_images * header.record.itemsize != payload:
         raise ValueError("arrays of other sizes than its header says")
     file.seek(len(_MAGIC))
     *bases, centroids, quantiser = (_read_floats(file, shape) for shape in shapes)
