@@ -49,9 +49,16 @@ MAY_IMPORT = {
         *("requests", "tabulate"),
     },
 }
-HEAVY = set().union(*MAY_IMPORT.values()) | {"openvino", "caffe", "skimage", "pandas"}
+HEAVY = set().union(*MAY_IMPORT.values()) | {
+    "openvino",
+    "caffe",
+    "skimage",
+    "pandas",
+    "pyarrow",
+}
 # The optional libraries by the command that needs them, and the extra that brings them.
 EXTRAS = [
+    ("score features.h5 --output new/scores.parquet", "pyarrow", "parquet"),
     ("index features.h5 --output new", "faiss", "faiss"),
     ("photographs new", "skimage", "demo"),
     ("report results", "jinja2", "report"),

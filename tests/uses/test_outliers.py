@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from pyarrow import parquet
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from conftest import explicit_features, make_split, write_file
@@ -129,8 +130,22 @@ def test_errors(tmp_path: Path, splits, rng) -> None:
     with pytest.raises(EvaluationError, match="expected forward/y8, found forward/x6"):
         scores(bare, ["test"])
     assert list(scores(bare, ["test"], reference="test", k=2).scores) == ["knn"]
-    with pytest.raises(DataError, match="expected the name of a CSV file, found"):
+    with pytest.raises(DataError, match="expected the name of a CSV or Parquet file"):
         write_scores(scores(file, ["test"]), tmp_path / "scores.txt")
+
+
+def test_parquet_has_what_csv_has(tmp_path: Path, splits) -> None:
+    file = write_file(tmp_path / "f.h5", **splits)
+    found = scores(file, ["test", "out"], reference="trainval")
+    write_scores(found, tmp_path / "new" / "scores.PARQUET")
+    table = parquet.read_table(tmp_path / "new" / "scores.PARQUET")
+    assert table.column_names == ["image_id", "split", *found.scores]
+    assert tuple(table["image_id"].to_pylist()) == found.image_id
+    assert tuple(table["split"].to_pylist()) == found.split
+    for method, values in found.scores.items():
+        assert table[method].type == "double"
+        np.testing.assert_array_equal(table[method].to_numpy(), values)
+    assert [f.name for f in (tmp_path / "new").iterdir()] == ["scores.PARQUET"]
 
 
 def test_the_command(tmp_path: Path, splits) -> None:
