@@ -47,6 +47,12 @@ from fishing.cli.progress import ProgressBar
     show_default=True,
     help="Which of the nearest neighbours counts for knn.",
 )
+@click.option(
+    "--index",
+    type=options.PATH,
+    help="Index of the features file, made by fishing index, by which knn finds "
+    "neighbours.",
+)
 @options.output(
     options.FILE, "scores.csv", "CSV or Parquet file to write, by its suffix."
 )
@@ -60,6 +66,7 @@ def score(
     reference: str | None,
     feature: str | None,
     k: int,
+    index: Path | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -83,6 +90,7 @@ def score(
             reference=reference,
             feature=feature,
             k=k,
+            index=index,
             progress=progress,
         )
     write_scores(found, output)

@@ -1,6 +1,5 @@
 from .contact_sheet import write_gallery as write_gallery
 from .contact_sheet import write_sheet as write_sheet
-from .index import Index as Index
 from .index_file import IndexHeader as IndexHeader
 from .indexing import build_index as build_index
 from .indexing import measure_index as measure_index

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import StoreError
+from fishing.errors import EvaluationError, StoreError
 from fishing.extract.principal_directions import unit
 from fishing.search.index_file import Floats, IndexFile, IndexHeader
 from fishing.search.inverted_lists import InvertedLists
@@ -30,25 +30,38 @@ class Index:
     path : Path
         A file of `build_index`.
     features : FeaturesFile
+    feature : str, optional
+        What it has to be made for, named as `fishing.kernels.choose_features` does.
 
     Attributes
     ----------
     header : IndexHeader
     feature : str
         The feature that it was made for.
+    blobs : list of str
+        What that is made from.
 
     Raises
     ------
     StoreError
         If the index is missing, damaged, or was made from other features.
+    EvaluationError
+        If it was made for another feature.
     DependencyError
         If FAISS is not installed.
     """
 
-    def __init__(self, path: Path, features: FeaturesFile) -> None:
+    def __init__(
+        self, path: Path, features: FeaturesFile, feature: str | None = None
+    ) -> None:
         with IndexFile(path) as file:
             self.header, self._bases = file.header, file.arrays.bases
-            self.feature = self.header.feature
+            self.feature, self.blobs = self.header.feature, list(self._bases)
+            if feature not in (None, self.feature):
+                raise EvaluationError(
+                    f"{path}: expected an index for {feature}, found one for "
+                    f"{self.feature}; build another one, or choose another --feature"
+                )
             _check_features(path, self.header, features)
             arrays = (file.arrays.centroids, file.arrays.quantiser)
             self.lists = InvertedLists(self.header.coding, *arrays)
@@ -67,13 +80,26 @@ class Index:
     def candidates(
         self, query: Mapping[str, Rows], k: int, splits: Mapping[str, Split]
     ) -> list[Block]:
-        """Name the images of some splits among which the k nearest to a query are."""
+        """Name the images of some splits among which the k nearest to a query are.
+
+        Parameters
+        ----------
+        query : mapping of str to array_like of float32, shape (1, d)
+        k : int
+        splits : mapping of str to Split
+            Some of the features that the index was made from.
+
+        Returns
+        -------
+        list of Block
+            More than k images, as far as there are any.
+        """
         chosen = np.zeros(self.header.n_images, bool)
         for name, split in splits.items():
             first = self._first_rows[name]
             chosen[first : first + len(split)] = True
         # One more, because an image of the file finds itself.
-        n = max(k, 10) * self.header.n_candidates // 10 + 1
+        n = max(k, max(k, 10) * self.header.n_candidates // 10) + 1
         # Lists have fewer images of some splits than of all.
         share = max(chosen.mean(), 1 / self.header.n_images)
         n_probed = int(np.ceil(self.header.n_probed / share))

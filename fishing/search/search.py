@@ -143,18 +143,15 @@ class _Search:
     ) -> None:
         if k < 1:
             raise EvaluationError(f"expected k of 1 or more, found {k}")
-        self._k, self._file = k, file
+        self._k = k
         self._splits = {name: file.split(name) for name in splits or file.splits}
-        self._index = None if index is None else Index(index, file)
         blobs = next(iter(file.splits.values())).blobs
-        default = self._index.feature if self._index else main_feature(blobs)
-        self.features = choose_features(features or [default], blobs)
-        if self._index and self.features != [self._index.feature]:
-            raise EvaluationError(
-                f"{index}: expected the feature of the index, {self._index.feature}, "
-                f"found {' '.join(self.features)}; build another index, or leave out "
-                "--feature"
-            )
+        self.features = choose_features(features or [main_feature(blobs)], blobs)
+        self._index: Index | None = None
+        if index is not None:
+            asked = " ".join(self.features) if features else None
+            self._index = Index(index, file, asked)
+            self.features = [self._index.feature]
 
     def __call__(
         self, query: Mapping[str, Rows], left_out: Sequence[str], progress: Progress

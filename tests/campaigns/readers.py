@@ -37,7 +37,8 @@ from fishing.nets.layers import check_settings
 from fishing.processes import use_threads
 from fishing.report import sections as contents
 from fishing.report import write_report
-from fishing.search import Index, build_index, indexing
+from fishing.search import build_index, indexing
+from fishing.search.index import Index
 from fishing.search.ranking import rank_images
 from fishing.store import (
     FeaturesFile,

@@ -196,7 +196,7 @@ def test_other_features_are_refused(
     )
     with pytest.raises(StoreError, match=r"expected an index of .*g\.h5, found one of"):
         search_id(other, "a1", index=index)
-    with pytest.raises(EvaluationError, match="the feature of the index, dW7, found x"):
+    with pytest.raises(EvaluationError, match="an index for x7, found one for dW7"):
         search_id(features, "a1", ["x7"], index=index)
     with pytest.raises(StoreError, match=r"expected an index file at .*none"):
         search_id(features, "a1", index=tmp_path / "none")

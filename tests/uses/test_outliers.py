@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from conftest import explicit_features, make_split, write_file
 from fishing.cli.main import main
 from fishing.errors import DataError, EvaluationError, StoreError
+from fishing.search import build_index
 from fishing.store import Split
 from fishing.uses import scores, separation, separations, write_scores
 
@@ -132,6 +133,24 @@ def test_errors(tmp_path: Path, splits, rng) -> None:
     assert list(scores(bare, ["test"], reference="test", k=2).scores) == ["knn"]
     with pytest.raises(DataError, match="expected the name of a CSV or Parquet file"):
         write_scores(scores(file, ["test"]), tmp_path / "scores.txt")
+
+
+@pytest.mark.parametrize("feature", ["dW7", "x7"])
+def test_an_index_gives_the_distances_of_all_pairs(
+    tmp_path: Path, splits, feature: str
+) -> None:
+    """It compares all of so few images."""
+    file, index = write_file(tmp_path / "f.h5", **splits), tmp_path / "i.faiss"
+    build_index(file, index, feature=feature)
+    for k in (1, 5):
+        options = {"methods": ["knn"], "reference": "trainval", "k": k}
+        exact = scores(file, ["trainval", "out"], feature=feature, **options)
+        found = scores(file, ["trainval", "out"], index=index, **options)
+        np.testing.assert_allclose(
+            found.scores["knn"], exact.scores["knn"], rtol=1e-5, atol=1e-6
+        )
+    with pytest.raises(EvaluationError, match=f"index for x6, found one for {feature}"):
+        scores(file, ["out"], reference="trainval", feature="x6", index=index)
 
 
 def test_parquet_has_what_csv_has(tmp_path: Path, splits) -> None:
