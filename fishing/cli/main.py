@@ -20,6 +20,7 @@ from fishing.cli.export import export
 from fishing.cli.extract import extract
 from fishing.cli.fetch import fetch
 from fishing.cli.import_net import import_net
+from fishing.cli.index import index
 from fishing.cli.info import info
 from fishing.cli.photographs import photographs
 from fishing.cli.report import report
@@ -96,6 +97,6 @@ def main() -> None:
 for _command in (
     *(fetch, import_net, extract, export, evaluate, search, retrieval),
     *(classify, score, select),
-    *(compress, temper, reproduce, report, info, photographs),
+    *(compress, index, temper, reproduce, report, info, photographs),
 ):
     main.add_command(_command)

@@ -47,7 +47,15 @@ from fishing.cli.progress import ProgressBar
     show_default=True,
     help="Which of the nearest neighbours counts for knn.",
 )
-@options.output(options.FILE, "scores.csv", "CSV file to write.")
+@click.option(
+    "--index",
+    type=options.PATH,
+    help="Index of the features file, made by fishing index, by which knn finds "
+    "neighbours.",
+)
+@options.output(
+    options.FILE, "scores.csv", "CSV or Parquet file to write, by its suffix."
+)
 @options.threads
 @options.as_json
 def score(
@@ -58,18 +66,19 @@ def score(
     reference: str | None,
     feature: str | None,
     k: int,
+    index: Path | None,
     output: Path,
     as_json: bool,
 ) -> None:
     """Tell familiar images from outliers.
 
     Every image gets a score by each method; the larger, the more familiar it is to the
-    net, or to the reference split. A CSV file has a row for each image.
+    net, or to the reference split. The output has a row for each image.
 
     \b
     Examples:
       fishing score features.h5 --split test --reference trainval
-      fishing score features.h5 --split test --split strange --output scores.csv
+      fishing score features.h5 --split test --split strange --output scores.parquet
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.uses import format_separations, scores, separations, write_scores
 
@@ -81,6 +90,7 @@ def score(
             reference=reference,
             feature=feature,
             k=k,
+            index=index,
             progress=progress,
         )
     write_scores(found, output)

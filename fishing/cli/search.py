@@ -38,6 +38,12 @@ from fishing.cli.progress import ProgressBar
     help="Split to search; may be repeated. The default is all splits.",
 )
 @click.option(
+    "--index",
+    type=options.PATH,
+    help="Index of the features file, made by fishing index: search a part of the "
+    "images, by the feature of the index.",
+)
+@click.option(
     "--sheet",
     type=options.FILE,
     help="Draw the query and its neighbours as a contact sheet in this image file.",
@@ -59,6 +65,7 @@ def search(
     features: tuple[str, ...],
     k: int,
     splits: tuple[str, ...],
+    index: Path | None,
     sheet: Path | None,
     data: Path,
     device: str,
@@ -74,6 +81,7 @@ def search(
     \b
     Examples:
       fishing search features.h5 --query photo.jpg --sheet nearest.png
+      fishing search features.h5 --query photo.jpg --index dW7.faiss
       fishing search features.h5 --query-id 000012 --feature x7 --feature dW7
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.nets import load_net
@@ -86,6 +94,7 @@ def search(
             found = search_photo(
                 *(features_file, photo, features, k),
                 splits=splits,
+                index=index,
                 spec=load_net(net) if net else None,
                 device=device,
                 progress=progress,
@@ -94,6 +103,7 @@ def search(
             found = search_id(
                 *(features_file, str(image_id), features, k),
                 splits=splits,
+                index=index,
                 progress=progress,
             )
     if sheet:

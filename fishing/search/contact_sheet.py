@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fishing.errors import DataError, ImageError
 from fishing.files import whole_file
 from fishing.images import find_image, read_image
-from fishing.search.search import Neighbour
+from fishing.search.ranking import Neighbour
 
 _SIDE, _GAP, _LINE = 160, 12, 17
 _N_LINES = 3

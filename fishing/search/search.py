@@ -1,50 +1,22 @@
 """The images of a features file that are nearest to a photo or to one of themselves.
 
-The kernels of some features compare all images with the query, in one pass over the
-file and a few hundred rows at a time.
+The kernels of some features compare the query with all images, in one pass over the
+file and a few hundred rows at a time, or with those that an index names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from fishing.errors import EvaluationError, StoreError
 from fishing.extract import compute_blobs, project, recorded_settings
-from fishing.kernels import (
-    UnitRows,
-    choose_features,
-    feature_blobs,
-    feature_kernel,
-    gram_products,
-    main_feature,
-)
+from fishing.kernels import choose_features, main_feature
 from fishing.nets import NetSpec
 from fishing.progress import Progress, silent
-from fishing.store import FeaturesFile, Rows, Split, row_blocks
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """An image that a search found.
-
-    Attributes
-    ----------
-    image_id, split : str
-        Its id, and the split that it is in.
-    similarity : float
-        The kernel of the two images: 1 if their features are equal up to scale.
-    classes : tuple of str
-        The classes that it is a positive example of.
-    """
-
-    image_id: str
-    split: str
-    similarity: float
-    classes: tuple[str, ...]
+from fishing.search.index import Index
+from fishing.search.ranking import Neighbour, all_blocks, rank_images
+from fishing.store import FeaturesFile, Rows
 
 
 def search_photo(
@@ -54,6 +26,7 @@ def search_photo(
     k: int = 10,
     *,
     splits: Sequence[str] = (),
+    index: Path | None = None,
     spec: NetSpec | None = None,
     device: str = "cpu",
     progress: Progress = silent,
@@ -76,6 +49,10 @@ def search_photo(
         How many images to find.
     splits : sequence of str
         The splits to search; by default, all of them.
+    index : Path, optional
+        An index of `build_index`: the images that it names are ranked by the exact
+        kernel, and the others are passed over. The default feature is that of the
+        index, which is the only one.
     spec : NetSpec, optional
         The net of the file. By default, the one under models/ that the file names.
     device : str
@@ -93,19 +70,21 @@ def search_photo(
     Raises
     ------
     StoreError
-        If the file is missing, lacks a split, or was made with another net.
+        If the file is missing, lacks a split, or was made with another net; or if the
+        index is missing, damaged, or was made from other features.
     DataError
         If the photo cannot be read.
     EvaluationError
-        If the file or the net lacks a feature, or k is not positive.
+        If the file, the net or the index lacks a feature, or k is not positive.
     """
     with FeaturesFile(path) as file:
-        searched, names = _choose(file, features, k, splits)
+        search = _Search(file, features, k, splits, index)
         settings = recorded_settings(file, spec, device)
         computed = compute_blobs(settings, [photo], device=device)
         query = project(computed, file.projection)
-        choose_features(names, query)  # a net.toml may name fewer blobs than the file
-        return _nearest(query, names, k, searched, (), progress)
+        # A net.toml may name fewer blobs than the file.
+        choose_features(search.features, query)
+        return search(query, (), progress)
 
 
 def search_id(
@@ -115,6 +94,7 @@ def search_id(
     k: int = 10,
     *,
     splits: Sequence[str] = (),
+    index: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, list[Neighbour]]:
     """Find the images of a features file that are nearest to one of its own.
@@ -124,17 +104,18 @@ def search_id(
     Raises
     ------
     StoreError
-        If the file is missing, or lacks a split or the image.
+        If the file is missing, or lacks a split or the image; or if the index is
+        missing, damaged, or was made from other features.
     EvaluationError
-        If the file lacks a feature, or k is not positive.
+        If the file or the index lacks a feature, or k is not positive.
     """
     with FeaturesFile(path) as file:
-        searched, names = _choose(file, features, k, splits)
+        search = _Search(file, features, k, splits, index)
         for name, split in file.splits.items():
             if image_id in split.image_id:
                 i = split.image_id.index(image_id)
                 query = {blob: rows[i : i + 1] for blob, rows in split.blobs.items()}
-                return _nearest(query, names, k, searched, (image_id,), progress)
+                return search(query, (image_id,), progress)
             if image_id in split.failed_id:
                 raise StoreError(
                     f"{path}: expected a row of '{image_id}', found that it could not "
@@ -146,57 +127,42 @@ def search_id(
     )
 
 
-def _choose(
-    file: FeaturesFile, features: Sequence[str], k: int, splits: Sequence[str]
-) -> tuple[dict[str, Split], list[str]]:
-    """Choose the splits and the features; refuse what cannot be searched."""
-    if k < 1:
-        raise EvaluationError(f"expected k of 1 or more, found {k}")
-    searched = {name: file.split(name) for name in splits or file.splits}
-    blobs = next(iter(file.splits.values())).blobs
-    return searched, choose_features(features or [main_feature(blobs)], blobs)
+class _Search:
+    """What to look for among which images: all of them, or those that an index names.
 
+    Raises StoreError or EvaluationError if that does not fit.
+    """
 
-def _nearest(
-    query: Mapping[str, Rows],
-    features: Sequence[str],
-    k: int,
-    splits: Mapping[str, Split],
-    left_out: Sequence[str],
-    progress: Progress,
-) -> dict[str, list[Neighbour]]:
-    """Find the k nearest images by each feature, reading each row once."""
-    blobs = set().union(*map(feature_blobs, features))
-    ours = {blob: UnitRows(query[blob], blob).checked() for blob in sorted(blobs)}
-    best: dict[str, list[Neighbour]] = {feature: [] for feature in features}
-    seen = set(left_out)
-    for name, split in splits.items():
-        for block in row_blocks(len(split)):
-            grams = {}
-            for blob, row in ours.items():
-                theirs = UnitRows(split.blobs[blob][block], blob)
-                (grams[blob],) = gram_products(theirs, row)
-            ids = split.image_id[block]
-            fresh = np.array([image_id not in seen for image_id in ids])
-            seen.update(ids)
-            for feature in features:
-                similarity = feature_kernel(feature, grams)[:][0]
-                order = np.argsort(-similarity, kind="stable")
-                found = [
-                    _neighbour(split, name, block.start + j, similarity[j])
-                    for j in order[fresh[order]][:k]
-                ]
-                # Sorting is stable, so equal ones keep the order of the file.
-                merged = sorted(best[feature] + found, key=lambda n: -n.similarity)
-                best[feature] = merged[:k]
-            progress(name, block.stop, len(split), "images")
-    return best
+    def __init__(
+        self,
+        file: FeaturesFile,
+        features: Sequence[str],
+        k: int,
+        splits: Sequence[str],
+        index: Path | None,
+    ) -> None:
+        if k < 1:
+            raise EvaluationError(f"expected k of 1 or more, found {k}")
+        self._k = k
+        self._splits = {name: file.split(name) for name in splits or file.splits}
+        blobs = next(iter(file.splits.values())).blobs
+        self.features = choose_features(features or [main_feature(blobs)], blobs)
+        self._index: Index | None = None
+        if index is not None:
+            asked = " ".join(self.features) if features else None
+            self._index = Index(index, file, asked)
+            self.features = [self._index.feature]
 
-
-def _neighbour(split: Split, name: str, i: int, similarity: float) -> Neighbour:
-    positive = () if split.labels is None else np.flatnonzero(split.labels[i] > 0)
-    classes = tuple(split.classes[c] for c in positive)
-    return Neighbour(split.image_id[i], name, float(similarity), classes)
+    def __call__(
+        self, query: Mapping[str, Rows], left_out: Sequence[str], progress: Progress
+    ) -> dict[str, list[Neighbour]]:
+        """Find the images that are nearest to a query."""
+        if self._index is None:
+            blocks = all_blocks(self._splits)
+        else:
+            blocks = self._index.candidates(query, self._k, self._splits)
+            progress = silent
+        return rank_images(query, self.features, self._k, blocks, left_out, progress)
 
 
 def format_neighbours(found: Mapping[str, Sequence[Neighbour]]) -> str:

@@ -24,7 +24,7 @@ from fishing.store.checks import (
     check_settings,
     check_split,
 )
-from fishing.store.checksums import find_damage
+from fishing.store.checksums import find_damage, outline_sha256
 from fishing.store.format import BLOBS, DTYPES, JSON_ATTRIBUTES, PROJECTION, SHA256
 from fishing.store.index_process import ask
 from fishing.store.places import BAD_INDEX, open_values
@@ -79,6 +79,8 @@ class FeaturesFile:
     projection : dict of str to array_like of float32, shape (d, k)
         The directions that each blob of a compressed file was projected on, read when
         they are sliced; empty if the file is not compressed.
+    sha256 : str
+        Over the recorded checksums of all values, and over what holds them together.
 
     Raises
     ------
@@ -92,10 +94,12 @@ class FeaturesFile:
         if self._shards is not None:
             self.settings, self.splits = self._shards.settings, self._shards.splits
             self.projection: dict[str, Rows] = {}
+            self.sha256 = self._shards.sha256
             return
         self._file = _open(path)
         self._index = ask("read_index", self._file)
         self.settings, self.splits, self.projection = _read(self._file, self._index)
+        self.sha256 = outline_sha256(self._index["outline"])
 
     def __enter__(self) -> FeaturesFile:
         return self

@@ -7,6 +7,7 @@ a missing one as zeros without a word; here it is an error that names it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
@@ -57,6 +58,8 @@ class Shards:
     ----------
     settings, splits
         As those of a `FeaturesFile`.
+    sha256 : str
+        Over the SHA-256 of all shards.
 
     Raises
     ------
@@ -76,6 +79,8 @@ class Shards:
 
         in_threads(open_one, range(n))
         self._files = [opened[number] for number in range(n)]
+        digests = "".join(shard.sha256 for shard in self._manifest.shards)
+        self.sha256 = hashlib.sha256(digests.encode()).hexdigest()
         self.settings: dict[str, Any] = self._files[
             0
         ].settings  # in the order of a single file

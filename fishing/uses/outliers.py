@@ -30,6 +30,8 @@ from fishing.extract import check_not_projected
 from fishing.kernels import choose_features, main_feature
 from fishing.nets.blobs import LAST, backward_blob, forward_blob
 from fishing.progress import Progress, silent
+from fishing.search.index import Index
+from fishing.search.ranking import rank_images
 from fishing.store import FeaturesFile, Split, row_blocks
 from fishing.uses.kernel_to import KernelTo
 
@@ -73,6 +75,7 @@ def scores(
     reference: str | None = None,
     feature: str | None = None,
     k: int = 10,
+    index: Path | None = None,
     progress: Progress = silent,
 ) -> Scored:
     """Score how familiar images are, by what a features file holds of them.
@@ -95,10 +98,13 @@ def scores(
         The split of familiar images for ``knn``. Images are not compared with images of
         the same id.
     feature : str, optional
-        The feature of ``knn``. The default is the file's deepest gradient but one, dW7
-        if the net has three inner products.
+        The feature of ``knn``. The default is that of the index, or else the file's
+        deepest gradient but one, dW7 if the net has three inner products.
     k : int
         Which of the nearest images counts for ``knn``.
+    index : Path, optional
+        An index of the features for the feature of ``knn``. The nearest images are then
+        looked for among those that it names.
     progress : Progress
         Counts the images of each split.
 
@@ -109,10 +115,12 @@ def scores(
     Raises
     ------
     StoreError
-        If the file is missing or lacks a split.
+        If the file is missing or lacks a split, or if the index is missing, damaged, or
+        was made from other features.
     EvaluationError
         If a method is unknown or needs a blob or a reference that is not there, if the
-        temperature is not positive, or if the reference has fewer than k images.
+        temperature is not positive, if the reference has fewer than k images, or if the
+        index is of another feature.
 
     Examples
     --------
@@ -136,9 +144,14 @@ def scores(
         if set(chosen) != {"knn"}:  # the others need the logits themselves
             check_not_projected(file)
         if "knn" in chosen and reference is not None:
-            (feature,) = choose_features([feature or main_feature(blobs)], blobs)
+            (chosen_feature,) = choose_features([feature or main_feature(blobs)], blobs)
             familiar = file.split(reference)
-            scorers["knn"] = _nearest(feature, familiar, k, named.values())
+            _check_k(k, familiar, named.values())
+            if index is None:
+                scorers["knn"] = _nearest(chosen_feature, familiar, k)
+            else:
+                opened = Index(index, file, chosen_feature if feature else None)
+                scorers["knn"] = _nearest_by(opened, {reference: familiar}, k)
         parts: dict[str, list[Scores]] = {method: [] for method in chosen}
         for name, split in named.items():
             for block in row_blocks(len(split)):
@@ -234,15 +247,20 @@ def _logits(split: Split, rows: slice) -> Scores:
     return split.blobs[_Y8][rows].astype(np.float64)
 
 
-def _nearest(feature: str, familiar: Split, k: int, splits: Iterable[Split]) -> Scorer:
-    """Make a scorer of the distances to the k-th nearest of the familiar images."""
-    column = {image_id: j for j, image_id in enumerate(familiar.image_id)}
-    shared = any(i in column for split in splits for i in split.image_id)
+def _check_k(k: int, familiar: Split, splits: Iterable[Split]) -> None:
+    """Refuse a k for which there are not enough familiar images."""
+    known = set(familiar.image_id)
+    shared = any(i in known for split in splits for i in split.image_id)
     if not 1 <= k <= len(familiar) - shared:
         raise EvaluationError(
             f"expected k from 1 to {len(familiar) - shared}, the images of the "
             f"reference, found {k}; choose another -k"
         )
+
+
+def _nearest(feature: str, familiar: Split, k: int) -> Scorer:
+    """Make a scorer of the distances to the k-th nearest of the familiar images."""
+    column = {image_id: j for j, image_id in enumerate(familiar.image_id)}
     kernel = KernelTo(feature, familiar)
 
     def score(split: Split, rows: slice) -> Scores:
@@ -250,7 +268,27 @@ def _nearest(feature: str, familiar: Split, k: int, splits: Iterable[Split]) -> 
         for i, image_id in enumerate(split.image_id[rows]):
             if image_id in column:
                 K[i, column[image_id]] = -np.inf
-        nearest = np.partition(K, -k, axis=1)[:, -k]
-        return -np.sqrt(np.maximum(2 - 2 * nearest, 0))
+        return _distances(np.partition(K, -k, axis=1)[:, -k])
 
     return score
+
+
+def _nearest_by(index: Index, familiar: Mapping[str, Split], k: int) -> Scorer:
+    """Make the same scorer with an index of the familiar images."""
+
+    def score(split: Split, rows: slice) -> Scores:
+        nearest = np.empty(rows.stop - rows.start)
+        for i in range(rows.start, rows.stop):
+            query = {blob: split.blobs[blob][i : i + 1] for blob in index.blobs}
+            blocks = index.candidates(query, k, familiar)
+            left_out = (split.image_id[i],)
+            found = rank_images(query, [index.feature], k, blocks, left_out)
+            nearest[i - rows.start] = found[index.feature][-1].similarity
+        return _distances(nearest)
+
+    return score
+
+
+def _distances(K: Scores) -> Scores:
+    """Turn kernels into negative distances."""
+    return -np.sqrt(np.maximum(2 - 2 * K, 0))

@@ -1,4 +1,4 @@
-"""Scores of images as a CSV file, and what separates two splits as a table."""
+"""Scores of images as a file, and what separates two splits as a table."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import csv
 import io
 from pathlib import Path
 
-from fishing.errors import DataError
+from fishing.errors import DataError, needs_extra
 from fishing.uses.outliers import Scored, separation
 from fishing.uses.write_output import write_output
 
 
 def write_scores(found: Scored, output: Path) -> Path:
-    """Write scores as a CSV file: id, split, and a column for each method.
+    """Write scores as a table: id, split, and a column for each method.
 
     Parameters
     ----------
     found : Scored
     output : Path
-        A name that ends in ``.csv``.
+        A name that ends in ``.csv`` or ``.parquet``.
 
     Returns
     -------
@@ -29,18 +29,37 @@ def write_scores(found: Scored, output: Path) -> Path:
     ------
     DataError
         If its name has another suffix, or it cannot be written.
+    DependencyError
+        If PyArrow, which writes Parquet, is not installed.
     """
-    if output.suffix.lower() != ".csv":
+    kinds = {".csv": _csv, ".parquet": _parquet}
+    kind = output.suffix.lower()
+    if kind not in kinds:
         raise DataError(
-            f"expected the name of a CSV file, found '{output}'; choose another "
-            "--output, such as scores.csv"
+            f"expected the name of a CSV or Parquet file, found '{output}'; choose "
+            "another --output, such as scores.csv or scores.parquet"
         )
+    return write_output(output, kinds[kind](found))
+
+
+def _csv(found: Scored) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image_id", "split", *found.scores])
     columns = ([f"{value:.9g}" for value in v] for v in found.scores.values())
     writer.writerows(zip(found.image_id, found.split, *columns, strict=True))
-    return write_output(output, text.getvalue())
+    return text.getvalue().encode()
+
+
+def _parquet(found: Scored) -> bytes:
+    with needs_extra("parquet"):
+        import pyarrow
+        import pyarrow.parquet
+    names = {"image_id": list(found.image_id), "split": list(found.split)}
+    texts = {k: pyarrow.array(v, pyarrow.string()) for k, v in names.items()}
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({**texts, **found.scores}), buffer)
+    return buffer.getvalue()
 
 
 def separations(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -32,8 +34,12 @@ from fishing.nets import (
     read_weights,
 )
 from fishing.nets.layers import check_settings
+from fishing.processes import use_threads
 from fishing.report import sections as contents
 from fishing.report import write_report
+from fishing.search import build_index, indexing
+from fishing.search.index import Index
+from fishing.search.ranking import rank_images
 from fishing.store import (
     FeaturesFile,
     FeaturesWriter,
@@ -476,6 +482,42 @@ def _split(rng: np.random.Generator, n: int) -> Split:
     )
 
 
+class IndexFiles(Reader):
+    """An index of features, up to a search; each input gets the right checksum."""
+
+    name = "index"
+
+    def make_seeds(self) -> list[bytes]:
+        settings = {"net": "n", "temperature": 2.0, "preprocess": {"size": 8}}
+        seeds = []
+        use_threads(1)  # OpenMP's threads do not outlive a fork
+        with tempfile.TemporaryDirectory() as folder:
+            path, index = Path(folder) / "f.h5", Path(folder) / "i.faiss"
+            write_features(path, settings, {"t": _split(np.random.default_rng(5), 300)})
+            self._features = path.read_bytes()
+            for most_sq8 in (indexing._MOST_SQ8, 0):  # SQ8, and then PQ
+                with patch.object(indexing, "_MOST_SQ8", most_sq8):
+                    build_index(path, index, feature="dW7")
+                seeds.append(index.read_bytes()[:-32])
+                index.unlink()
+        use_threads(None)
+        return seeds
+
+    def prepare(self, folder: Path) -> None:
+        use_threads(1)
+        (folder / "f.h5").write_bytes(self._features)
+        self._file = FeaturesFile(folder / "f.h5")
+
+    def run(self, folder: Path, data: bytes) -> None:
+        (folder / "i.faiss").write_bytes(data + hashlib.sha256(data).digest())
+        index = Index(folder / "i.faiss", self._file)
+        split = self._file.split("t")
+        query = {blob: rows[7:8] for blob, rows in split.blobs.items()}
+        blocks = index.candidates(query, 10, {"t": split})
+        found = rank_images(query, [index.feature], 10, blocks, ())
+        assert all(np.isfinite(n.similarity) for n in found["dW7"])
+
+
 class Interrupted(Reader):
     """The folder of an interrupted extraction, up to the features file it becomes."""
 
@@ -663,6 +705,7 @@ READERS: dict[str, type[Reader]] = {
             Toml,
             Lists,
             Features,
+            IndexFiles,
             Interrupted,
         ),
         *(Results, Images),

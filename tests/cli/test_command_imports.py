@@ -30,6 +30,8 @@ MAY_IMPORT = {
     "info": {"h5py"},
     "import": {"h5py", "cv2", "google", "onnx", "onnxruntime"},
     "compress": {"h5py"},
+    "index": {"h5py", "scipy", "faiss"},
+    "search --index": {"h5py", "scipy", "faiss"},
     "temper": {"h5py", "google"},
     "search --query-id": {"h5py", "scipy"},
     "search --query": {"h5py", "scipy", "cv2", "google", "onnx", "onnxruntime"},
@@ -47,9 +49,17 @@ MAY_IMPORT = {
         *("requests", "tabulate"),
     },
 }
-HEAVY = set().union(*MAY_IMPORT.values()) | {"openvino", "caffe", "skimage", "pandas"}
+HEAVY = set().union(*MAY_IMPORT.values()) | {
+    "openvino",
+    "caffe",
+    "skimage",
+    "pandas",
+    "pyarrow",
+}
 # The optional libraries by the command that needs them, and the extra that brings them.
 EXTRAS = [
+    ("score features.h5 --output new/scores.parquet", "pyarrow", "parquet"),
+    ("index features.h5 --output new", "faiss", "faiss"),
     ("photographs new", "skimage", "demo"),
     ("report results", "jinja2", "report"),
     ("report results", "matplotlib", "report"),
@@ -130,6 +140,8 @@ def _imported(folder: Path, command: str) -> set[str]:
         ("info", "features.h5 --verify"),
         ("compress", "features.h5 --dimensions 4"),
         ("temper", "features.h5 --temperature 4"),
+        ("index", "features.h5 --output dW7.faiss --check"),
+        ("search --index", "dW7.faiss features.h5 --query-id test_005"),
         ("search --query-id", "test_005 features.h5"),
         ("search --query", "VOC2007/JPEGImages/test_005.jpg features.h5"),
         ("retrieval", "features.h5"),

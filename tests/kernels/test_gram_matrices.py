@@ -56,12 +56,21 @@ def test_features_share_gram_matrices(rng, monkeypatch) -> None:
     assert len(computed) == 5
 
 
-def test_tiny_and_huge_values_are_normalised(rng) -> None:
-    split = make_split(rng, 5)
+@pytest.mark.parametrize("width", [6, 300])
+def test_tiny_and_huge_values_are_normalised(rng, width: int) -> None:
+    split = make_split(rng, 5, width=width)
     for name, factor in (("forward/x6", 1e-41), ("backward/y7", 5e37)):
         split.blobs[name][:] *= np.float32(factor)
     K, _ = Kernels(split, split)("dW7")
     np.testing.assert_allclose(np.diag(K), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [256, 700])
+def test_wide_rows_have_the_kernel_of_float64(rng, width: int) -> None:
+    split = make_split(rng, 40, width=width)
+    X = explicit_features(split, "x7")
+    K, _ = Kernels(split, split)("x7")
+    np.testing.assert_allclose(K, X @ X.T, atol=5e-7)
 
 
 def test_a_row_of_zeros_is_orthogonal_to_all(rng) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from pyarrow import parquet
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from conftest import explicit_features, make_split, write_file
 from fishing.cli.main import main
 from fishing.errors import DataError, EvaluationError, StoreError
+from fishing.search import build_index
 from fishing.store import Split
 from fishing.uses import scores, separation, separations, write_scores
 
@@ -129,8 +131,40 @@ def test_errors(tmp_path: Path, splits, rng) -> None:
     with pytest.raises(EvaluationError, match="expected forward/y8, found forward/x6"):
         scores(bare, ["test"])
     assert list(scores(bare, ["test"], reference="test", k=2).scores) == ["knn"]
-    with pytest.raises(DataError, match="expected the name of a CSV file, found"):
+    with pytest.raises(DataError, match="expected the name of a CSV or Parquet file"):
         write_scores(scores(file, ["test"]), tmp_path / "scores.txt")
+
+
+@pytest.mark.parametrize("feature", ["dW7", "x7"])
+def test_an_index_gives_the_distances_of_all_pairs(
+    tmp_path: Path, splits, feature: str
+) -> None:
+    """It compares all of so few images."""
+    file, index = write_file(tmp_path / "f.h5", **splits), tmp_path / "i.faiss"
+    build_index(file, index, feature=feature)
+    for k in (1, 5):
+        options = {"methods": ["knn"], "reference": "trainval", "k": k}
+        exact = scores(file, ["trainval", "out"], feature=feature, **options)
+        found = scores(file, ["trainval", "out"], index=index, **options)
+        np.testing.assert_allclose(
+            found.scores["knn"], exact.scores["knn"], rtol=1e-5, atol=1e-6
+        )
+    with pytest.raises(EvaluationError, match=f"index for x6, found one for {feature}"):
+        scores(file, ["out"], reference="trainval", feature="x6", index=index)
+
+
+def test_parquet_has_what_csv_has(tmp_path: Path, splits) -> None:
+    file = write_file(tmp_path / "f.h5", **splits)
+    found = scores(file, ["test", "out"], reference="trainval")
+    write_scores(found, tmp_path / "new" / "scores.PARQUET")
+    table = parquet.read_table(tmp_path / "new" / "scores.PARQUET")
+    assert table.column_names == ["image_id", "split", *found.scores]
+    assert tuple(table["image_id"].to_pylist()) == found.image_id
+    assert tuple(table["split"].to_pylist()) == found.split
+    for method, values in found.scores.items():
+        assert table[method].type == "double"
+        np.testing.assert_array_equal(table[method].to_numpy(), values)
+    assert [f.name for f in (tmp_path / "new").iterdir()] == ["scores.PARQUET"]
 
 
 def test_the_command(tmp_path: Path, splits) -> None:
