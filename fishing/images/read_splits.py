@@ -51,10 +51,10 @@ def read_splits(data: Path, splits: Iterable[str]) -> list[ImageList]:
     """
     names = list(splits)
     data = Path(os.path.expanduser(data))
-    if not data.is_dir():
+    if not os.path.isdir(data):  # which raises no error
         raise DataError(
             f"expected a folder of images at '{data}', found "
-            f"{'a file' if data.exists() else 'none'}; name one with --data or "
+            f"{'a file' if os.path.exists(data) else 'none'}; name one with --data or "
             "FISHING_VOC"
         )
     for name in names:

@@ -90,7 +90,7 @@ class FeaturesFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._shards = Shards(path, FeaturesFile) if path.is_dir() else None
+        self._shards = Shards(path, FeaturesFile) if os.path.isdir(path) else None
         if self._shards is not None:
             self.settings, self.splits = self._shards.settings, self._shards.splits
             self.projection: dict[str, Rows] = {}
@@ -199,7 +199,7 @@ def verify(path: Path, progress: Progress = silent) -> None:
     StoreError
         If the file is missing or damaged; the message names the damaged datasets.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # which raises no error
         verify_shards(path, progress)
         FeaturesFile(path)  # their parts fit together
         return

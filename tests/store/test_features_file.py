@@ -530,8 +530,6 @@ def test_splits_of_other_blobs(tmp_path: Path, rng) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("forward/x3", "backward/y3"),
-        ("forward/x7", "backward/y7"),
         ("forward/y8", "backward/y8"),
         ("forward/y8", "forward/x8"),
     ],
@@ -541,6 +539,15 @@ def test_blobs_of_one_width(tmp_path: Path, rng, one: str, other: str) -> None:
     path = write_file(tmp_path / "f.h5", test=make_split(rng, 2, blobs=blobs))
     with pytest.raises(StoreError, match=f"{one} and {other} of 3 and 4 values"):
         FeaturesFile(path)
+
+
+def test_gradients_of_maxout_are_wider_than_its_output(tmp_path: Path, rng) -> None:
+    blobs = {"forward/x7": np.zeros((2, 3)), "backward/y7": np.zeros((2, 6))}
+    blobs = {name: rows.astype(np.float32) for name, rows in blobs.items()}
+    with FeaturesFile(
+        write_file(tmp_path / "f.h5", test=make_split(rng, 2, blobs=blobs))
+    ) as file:
+        assert file["test"].blobs["backward/y7"].shape == (2, 6)
 
 
 def test_verifying_shows_progress(tmp_path: Path, rng) -> None:
