@@ -99,7 +99,7 @@ class Index:
             first = self._first_rows[name]
             chosen[first : first + len(split)] = True
         # One more, because an image of the file finds itself.
-        n = max(k, max(k, 10) * self.header.n_candidates // 10) + 1
+        n = max(k, 10) * self.header.n_candidates // 10 + 1
         # Lists have fewer images of some splits than of all.
         share = max(chosen.mean(), 1 / self.header.n_images)
         n_probed = int(np.ceil(self.header.n_probed / share))

@@ -220,6 +220,7 @@ def _fits(header: IndexHeader) -> bool:
         and isinstance(header.directions, dict)
         and all(type(n) is int and 0 < n < 2**31 for n in numbers)
         and header.n_probed <= header.n_lists <= 2**16
+        and header.n_candidates >= 10
     )
     is_of_feature = is_plain and header.directions.keys() == feature_blobs(
         header.feature

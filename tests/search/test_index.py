@@ -111,16 +111,23 @@ def test_an_index_finds_what_all_pairs_do(
 def test_recall_is_that_of_the_searches(
     features: Path, index: Path, splits: Splits
 ) -> None:
-    """An index that hardly finds anything is found out."""
+    """An index whose directions are of other images is found out."""
     assert measure_index(features, index) >= 0.95
-    _rewrite(index, n_candidates=1, n_probed=1)
+
+    def turn(arrays: IndexArrays) -> IndexArrays:
+        bases = {
+            blob: np.roll(basis, 1, axis=0) for blob, basis in arrays.bases.items()
+        }
+        return replace(arrays, bases=bases)
+
+    _rewrite(index, turn, n_candidates=10, n_probed=1)
 
     def search(image_id: str) -> list[Neighbour]:
         return search_id(features, image_id, index=index)["dW7"]
 
     recall = _recall(splits, "dW7", search)
-    assert 0 < recall < 0.101
-    assert measure_index(features, index) == pytest.approx(recall, abs=0.02)
+    assert recall < 0.4
+    assert measure_index(features, index) == pytest.approx(recall, abs=0.15)
 
 
 def test_few_images_are_compared(
@@ -320,7 +327,7 @@ def test_damage_is_refused(
         *({"n_images": n} for n in (0, -1, True, 1.0, 399, 2**31, 10**30)),
         *({"n_lists": n} for n in (0, 9, 11, 2**16 + 1, None)),
         *({"n_probed": n} for n in (0, 11, 2**40)),
-        *({"n_candidates": n} for n in (0, -5, "7")),
+        *({"n_candidates": n} for n in (0, 9, -5, "7")),
         *({"coding": c} for c in ("PQ", "Flat", None, ["SQ8"])),
         *({"feature": f} for f in ("x7", "x9", "", 7)),
         *({"features_sha256": s} for s in ("0" * 64, 7)),
