@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +65,15 @@ def open_client(scheduler: str, n_shards: int, device: str) -> Iterator[Any]:
             if where is None:
                 threads = chosen_threads() or 1
                 n_workers = system_cores() // threads if device == "cpu" else 1
-                cluster = distributed.LocalCluster(
-                    n_workers=max(1, min(n_workers, n_shards)),
-                    threads_per_worker=threads,
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    memory_limit=0,  # a worker would be killed at the limit
-                    silence_logs=logging.CRITICAL,
-                )
+                with _interrupts_held_back():
+                    cluster = distributed.LocalCluster(
+                        n_workers=max(1, min(n_workers, n_shards)),
+                        threads_per_worker=threads,
+                        host="127.0.0.1",
+                        dashboard_address=None,
+                        memory_limit=0,  # a worker would be killed at the limit
+                        silence_logs=logging.CRITICAL,
+                    )
                 where = stack.enter_context(cluster)
             client = stack.enter_context(distributed.Client(where))
         except Exception as error:  # Dask raises errors of many kinds here
@@ -93,6 +96,21 @@ def _address(scheduler: str) -> str:
             f"scheduler file, found '{scheduler}', which is none of these; "
             "`dask scheduler --scheduler-file` writes such a file"
         ) from None
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keep Ctrl-C from the processes that are started in the block.
+
+    A terminal sends it to them as well, and they would print where they were. This
+    process gets it once the block ends, and then ends them.
+    """
+    resource_tracker.ensure_running()  # whoever starts it lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

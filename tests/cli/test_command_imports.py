@@ -47,12 +47,21 @@ MAY_IMPORT = {
         *("requests", "tabulate"),
     },
 }
-HEAVY = set().union(*MAY_IMPORT.values()) | {"openvino", "caffe", "skimage", "pandas"}
+HEAVY = {
+    *set().union(*MAY_IMPORT.values()),
+    *("openvino", "caffe", "skimage", "pandas", "dask", "distributed"),
+}
 # The optional libraries by the command that needs them, and the extra that brings them.
 EXTRAS = [
     ("photographs new", "skimage", "demo"),
     ("report results", "jinja2", "report"),
     ("report results", "matplotlib", "report"),
+    (
+        "extract --net tinyalexnet --data VOC2007 --split test --output new --shards 1 "
+        "--scheduler local",
+        "distributed",
+        "dask",
+    ),
 ]
 CHILD = """
 import atexit, json, sys
