@@ -38,6 +38,7 @@ from fishing.processes import chosen_threads, usable_cores
 from fishing.progress import Progress, silent
 from fishing.store import (
     ExtractionSettings,
+    Shard,
     begin_shards,
     one_client,
     read_manifest,
@@ -77,7 +78,8 @@ def extract_on_cluster(
     scheduler : str
         The address of a Dask scheduler, such as ``tcp://host:8786``, the path of a
         scheduler file, or ``local``: processes of this machine, with as many threads
-        each as `use_threads` was told, or else 1.
+        each as `use_threads` was told, or else 1. They import the script that runs,
+        whose statements have to stand below ``if __name__ == "__main__":``.
     data, device, batch_size, strict, progress
         See `extract_shards`.
 
@@ -183,7 +185,7 @@ class _Shards:
         self._client.subscribe_topic(self._work.topic, self._hear)
         for number, shard in enumerate(read_manifest(self._work.folder).shards):
             if shard.sha256:
-                self._check(number)
+                self._check(number, shard)
             else:
                 self._not_before[number] = 0.0
         while len(self._whole) < len(self._cuts) or self._find_gone():
@@ -203,7 +205,7 @@ class _Shards:
         for number, shard in enumerate(shards):
             if not (shard.sha256 and shard_path(self._work.folder, number).is_file()):
                 del self._whole[number]
-                self._fail(number, f"that {shard_path(self._work.folder, number)} went")
+                self._fail(number, "that its file is gone")
         return len(self._whole) < len(shards)
 
     def _look_at_workers(self) -> None:
@@ -222,6 +224,8 @@ class _Shards:
 
     def _hand_out(self) -> None:
         """Give each idle worker a shard that may be made now."""
+        if not self._idle:
+            return
         now = time.monotonic()
         ready = [n for n, since in self._not_before.items() if since <= now]
         for number in ready[: len(self._idle)]:
@@ -278,9 +282,15 @@ class _Shards:
         else:
             self._fail(number, f"{type(error).__name__}: {one_line(error)}")
 
-    def _check(self, number: int) -> None:
+    def _check(self, number: int, shard: Shard | None = None) -> None:
         """Compare the SHA-256 of a shard, beside whatever else is done."""
-        check = self._checks.submit(find_whole, self._work.folder, number)
+        folder = self._work.folder
+
+        def find() -> list[Extracted]:
+            recorded = shard or read_manifest(folder).shards[number]
+            return find_whole(shard_path(folder, number), recorded)
+
+        check = self._checks.submit(find)
         check.add_done_callback(
             lambda done: self._events.put(lambda: self._checked(number, done.result()))
         )

@@ -63,18 +63,7 @@ def open_client(scheduler: str, n_shards: int, device: str) -> Iterator[Any]:
         where: Any = None if scheduler == LOCAL else _address(scheduler)
         try:
             if where is None:
-                threads = chosen_threads() or 1
-                n_workers = system_cores() // threads if device == "cpu" else 1
-                with _interrupts_held_back():
-                    cluster = distributed.LocalCluster(
-                        n_workers=max(1, min(n_workers, n_shards)),
-                        threads_per_worker=threads,
-                        host="127.0.0.1",
-                        dashboard_address=None,
-                        memory_limit=0,  # a worker would be killed at the limit
-                        silence_logs=logging.CRITICAL,
-                    )
-                where = stack.enter_context(cluster)
+                where = stack.enter_context(_local_cluster(n_shards, device))
             client = stack.enter_context(distributed.Client(where))
         except Exception as error:  # Dask raises errors of many kinds here
             raise FishingError(
@@ -82,6 +71,27 @@ def open_client(scheduler: str, n_shards: int, device: str) -> Iterator[Any]:
                 "start one with `dask scheduler`, or name another --scheduler"
             ) from None
         yield client
+
+
+@contextmanager
+def _local_cluster(n_shards: int, device: str) -> Iterator[Any]:
+    """Start workers that share the cores of this machine."""
+    import distributed
+
+    threads = chosen_threads() or 1
+    n_workers = system_cores() // threads if device == "cpu" else 1
+    with ExitStack() as stack:
+        with _interrupts_held_back():
+            cluster = distributed.LocalCluster(
+                n_workers=max(1, min(n_workers, n_shards)),
+                threads_per_worker=threads,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,  # a worker would be killed at the limit
+                silence_logs=logging.CRITICAL,
+            )
+            stack.enter_context(cluster)
+        yield cluster
 
 
 def _address(scheduler: str) -> str:

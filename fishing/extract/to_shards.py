@@ -217,9 +217,8 @@ def circumstances(
     return {**found, "device": "cpu", "threads": threads}
 
 
-def find_whole(folder: Path, number: int) -> list[Extracted]:
+def find_whole(path: Path, shard: Shard) -> list[Extracted]:
     """Say what a shard holds if it is recorded and has its SHA-256; else nothing."""
-    path, shard = shard_path(folder, number), read_manifest(folder).shards[number]
     if not shard.sha256 or _sha256(path) != shard.sha256 or waiting_rows(path).exists():
         return []
     return [
@@ -238,9 +237,9 @@ def make_shard(
     progress: Progress,
 ) -> list[Extracted]:
     """Make a shard of its parts of the lists, unless it is whole, and record it."""
-    if whole := find_whole(folder, number):
-        return whole
     path, shard = shard_path(folder, number), read_manifest(folder).shards[number]
+    if whole := find_whole(path, shard):
+        return whole
     found = _sha256(path)
     is_damaged = bool(found) and not _is_whole(path, found, shard)
     if is_damaged:
