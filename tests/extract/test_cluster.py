@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import cv2
 import dask
+import distributed
 import numpy as np
 import psutil
 import pytest
@@ -28,6 +29,7 @@ from fishing.errors import FishingError, InUseError, StoreError
 from fishing.extract import (
     Extracted,
     cluster,
+    dask_client,
     extract,
     extract_on_cluster,
     extract_shards,
@@ -445,6 +447,44 @@ def test_a_local_cluster_listens_on_the_loopback_and_leaves_nothing(
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     _check_same(tmp_path / "f", expected)
+
+
+@pytest.mark.parametrize(
+    ("threads", "n_shards", "device", "expected"),
+    [
+        (None, 64, "cpu", (8, 1)),
+        (2, 64, "cpu", (4, 2)),
+        (3, 64, "cpu", (2, 3)),
+        (9, 64, "cpu", (1, 9)),
+        (2, 3, "cpu", (3, 2)),
+        (2, 64, "gpu:0", (1, 2)),
+    ],
+)
+def test_local_workers_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int | None,
+    n_shards: int,
+    device: str,
+    expected: tuple[int, int],
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def local_cluster(**options: Any) -> None:
+        asked.update(options)
+        raise OSError("too many processes")
+
+    monkeypatch.setattr(distributed, "LocalCluster", local_cluster)
+    monkeypatch.setattr(dask_client, "system_cores", lambda: 8)
+    use_threads(threads)
+    try:
+        with (
+            pytest.raises(FishingError, match="found: too many processes"),
+            dask_client.open_client("local", n_shards, device),
+        ):
+            pass
+    finally:
+        use_threads(1)
+    assert (asked["n_workers"], asked["threads_per_worker"]) == expected
 
 
 def test_options_that_do_not_go_together(photos: Path, tmp_path: Path) -> None:
