@@ -49,6 +49,7 @@ _log = logging.getLogger(__name__)
 
 _SECONDS = 1.0  # between two looks at the workers
 _MOST_FAILURES = 10  # of one shard in a row, in which no image of it was done
+_NO_WORKER = "waiting for a worker, since the Dask scheduler has none"
 _WAIT = 2.0  # seconds until a shard that another process makes is tried again
 
 
@@ -105,7 +106,7 @@ def extract_on_cluster(
         settings, folder, device, size, strict, f"fishing-{secrets.token_hex(8)}"
     )
     with one_client(folder), open_client(scheduler, n_shards, device) as client:
-        run = circumstances(backend, device, size, _threads(client, scheduler))
+        run = circumstances(backend, device, size, _threads(client))
         begin_shards(folder, new_manifest(record, run, lists, cuts))
         with ThreadPoolExecutor(usable_cores()) as checks:
             shards = _Shards(client, work, lists, cuts, checks, progress)
@@ -130,16 +131,14 @@ def _absolute_list(images: ImageList) -> ImageList:
     )
 
 
-def _threads(client: Any, scheduler: str) -> int:
+def _threads(client: Any) -> int:
     """Say how many threads each worker is to have: those of the first, if need be."""
     chosen = chosen_threads()
     if chosen is not None:
         return chosen
-    told = False
+    if not _workers(client):
+        _log.info(_NO_WORKER)
     while not (found := _workers(client)):
-        if not told:
-            _log.info("waiting for a worker of the scheduler at %s", scheduler)
-            told = True
         time.sleep(_SECONDS)
     return next(iter(found.values()))
 
@@ -177,7 +176,7 @@ class _Shards:
         self._making: dict[int, tuple[str, Any]] = {}  # the worker and its future
         self._made: dict[int, list[Extracted]] = {}  # what workers told
         self._whole: dict[int, list[Extracted]] = {}  # what lies in the folder
-        self._looked = 0.0
+        self._looked, self._has_workers = 0.0, True
         self._idle: list[str] = []
 
     def make_all(self) -> list[Extracted]:
@@ -219,6 +218,9 @@ class _Shards:
                 del self._making[number]
                 future.cancel()
                 self._fail(number, f"that worker {address} is lost")
+        if not workers and self._has_workers:
+            _log.info(_NO_WORKER)
+        self._has_workers = bool(workers)
         busy = {address for address, _ in self._making.values()}
         self._idle = [address for address in workers if address not in busy]
 

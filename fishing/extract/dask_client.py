@@ -17,6 +17,7 @@ from fishing.files import read_at_most
 from fishing.processes import chosen_threads, system_cores
 
 LOCAL = "local"
+_LOOPBACK = "127.0.0.1"
 _MAX_FILE = 2**20  # bytes of a scheduler file
 # Their handlers or levels are set by Dask; asyncio's by nobody.
 _LOGGERS = (
@@ -85,8 +86,11 @@ def _local_cluster(n_shards: int, device: str) -> Iterator[Any]:
             cluster = distributed.LocalCluster(
                 n_workers=max(1, min(n_workers, n_shards)),
                 threads_per_worker=threads,
-                host="127.0.0.1",
-                dashboard_address=None,
+                host=_LOOPBACK,
+                # Without addresses, older versions of Dask listen on all interfaces.
+                dashboard_address=f"{_LOOPBACK}:0",
+                worker_dashboard_address=f"{_LOOPBACK}:0",
+                scheduler_kwargs={"dashboard": False},
                 memory_limit=0,  # a worker would be killed at the limit
                 silence_logs=logging.CRITICAL,
             )

@@ -59,7 +59,7 @@ class DaskProcesses:
 
     def n_registered(self) -> int:
         """Count the workers that have ever reached the scheduler."""
-        return self._log.read_text().count("Register worker addr:")
+        return self._log.read_text().count("Register worker")
 
     def _start(
         self,

@@ -37,7 +37,7 @@ from fishing.extract import (
 from fishing.images import ImageList, read_splits
 from fishing.nets import load_net
 from fishing.processes import use_threads
-from fishing.store import ExtractionSettings, FeaturesFile, shard_path
+from fishing.store import ExtractionSettings, FeaturesFile, read_manifest, shard_path
 
 SETTINGS = ExtractionSettings(load_net("tinyalexnet"))
 SPLITS = ("trainval", "test")
@@ -235,6 +235,29 @@ def test_a_second_client_is_refused_and_a_killed_one_is_not_in_the_way(
     first.wait()
     run(two_workers.file)
     _check_same(tmp_path / "f", expected)
+
+
+def test_workers_may_come_later_and_the_first_says_how_many_threads(
+    run: Run, expected: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with DaskProcesses(tmp_path) as processes, caplog.at_level(logging.INFO, "fishing"):
+
+        def start() -> None:
+            while "waiting for a worker" not in caplog.text:
+                time.sleep(0.1)
+            processes.start_worker(threads=2)
+
+        starter = Thread(target=start)
+        starter.start()
+        use_threads(None)
+        try:
+            run(processes.file)
+        finally:
+            use_threads(1)
+        starter.join()
+    assert read_manifest(tmp_path / "f").run["threads"] == 2
+    with FeaturesFile(tmp_path / "f") as file, FeaturesFile(expected) as other:
+        assert file["test"].image_id == other["test"].image_id
 
 
 @pytest.mark.parametrize(
