@@ -40,6 +40,10 @@ class StoreError(FishingError):
     """A features file is missing, malformed or incompatible, or cannot be written."""
 
 
+class InUseError(StoreError):
+    """Another process writes to the same place."""
+
+
 class EvaluationError(FishingError):
     """Features and labels do not allow the evaluation that was asked for."""
 

@@ -26,14 +26,24 @@ _chosen: int | None = None  # what `use_threads` was told
 def usable_cores() -> int:
     """Count the cores that this process may use; each pool has a thread for each.
 
-    This is what `use_threads` was told, or else the least of the processor affinity,
-    the quotas of control groups, ``OMP_NUM_THREADS`` and the share that joblib leaves
-    to one of its workers.
+    This is what `use_threads` was told, or else what the system allows.
     """
-    if _chosen is not None:
-        return _chosen
+    return system_cores() if _chosen is None else _chosen
+
+
+def system_cores() -> int:
+    """Count the cores that the system allows, whatever `use_threads` was told.
+
+    This is the least of the processor affinity, the quotas of control groups,
+    ``OMP_NUM_THREADS`` and the share that joblib leaves to one of its workers.
+    """
     limits = [_affinity(), quota_cores(), _omp_threads(), _joblib_share()]
     return min(limit for limit in limits if limit is not None)
+
+
+def chosen_threads() -> int | None:
+    """Return what `use_threads` was told, if it was told a number."""
+    return _chosen
 
 
 def use_threads(n: int | None) -> None:

@@ -62,6 +62,12 @@ _N_KINDS = 6  # of suffixes that are named
     help="Make only this one of the shards, which count from 0.",
 )
 @click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Let the workers of a Dask scheduler make the shards: its address, such as "
+    "tcp://host:8786, a scheduler file, or local for processes of this machine.",
+)
+@click.option(
     "--overwrite", is_flag=True, help="Replace an existing file and start anew."
 )
 @click.option("--strict", is_flag=True, help="Stop at the first unreadable image.")
@@ -76,6 +82,7 @@ def extract(
     features: tuple[str, ...],
     n_shards: int | None,
     shard: int | None,
+    scheduler: str | None,
     overwrite: bool,
     as_json: bool,
     **run: Any,
@@ -94,8 +101,9 @@ def extract(
       fishing extract --net vgg16 --split trainval --split test
       fishing extract --net tinyalexnet --data photos --output photos.h5
       fishing extract --net vgg16 --data photos --shards 64 --output photos
+      fishing extract --net vgg16 --data photos --shards 64 --scheduler local
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
-    from fishing.extract import extract, extract_shards
+    from fishing.extract import extract, extract_on_cluster, extract_shards
     from fishing.images import read_splits
     from fishing.kernels import feature_blobs
     from fishing.nets import load_net
@@ -104,6 +112,10 @@ def extract(
     source = click.get_current_context().get_parameter_source("shard")
     if n_shards is None and source is ParameterSource.COMMANDLINE:
         raise click.UsageError("--shard needs --shards.")
+    if n_shards is None and scheduler is not None:
+        raise click.UsageError("--scheduler needs --shards.")
+    if source is ParameterSource.COMMANDLINE and scheduler is not None:
+        raise click.UsageError("--scheduler makes all shards; leave out --shard.")
     if n_shards is not None and overwrite:
         raise click.UsageError("To make shards anew, remove their folder.")
     stored = {blob for name in features for blob in feature_blobs(name)}
@@ -114,10 +126,15 @@ def extract(
         if n_shards is None:
             output = output or Path("features.h5")
             outcome = extract(chosen, lists, output, overwrite=overwrite, **run)
-        else:
+        elif scheduler is None:
             output = output or Path("features")
             run["shard"] = shard
             outcome = extract_shards(chosen, lists, output, n_shards, **run)
+        else:
+            output = output or Path("features")
+            outcome = extract_on_cluster(
+                chosen, lists, output, n_shards, scheduler, **run
+            )
     if as_json:
         print_json({"output": str(output), "splits": [asdict(one) for one in outcome]})
         return

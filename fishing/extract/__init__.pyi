@@ -1,3 +1,4 @@
+from .cluster import extract_on_cluster as extract_on_cluster
 from .compress import COMPRESSED_DTYPES as COMPRESSED_DTYPES
 from .compress import compress as compress
 from .compress import project as project

@@ -110,29 +110,43 @@ def extract_shards(
         If the net or the backend cannot be used.
     """
     size = batch_size or BATCH_SIZE
-    parts = cut(lists, n_shards, size)
+    cuts = cut(lists, n_shards, size)
     if shard is not None and not 0 <= shard < n_shards:
         raise DataError(
             f"expected a --shard from 0 to {n_shards - 1}, found {shard}; --shards "
             "says how many there are"
         )
     with NetOnDemand(settings, device=device, batch_size=size) as net:
-        run = {"batch_size": size, **_circumstances(net.settings.backend, device)}
-        begin_shards(
-            folder,
-            Manifest(
-                net.record,
-                run,
-                {images.split: images.sha256 for images in lists},
-                [Shard(part, {}, "") for part in parts],
-            ),
-        )
+        run = circumstances(net.settings.backend, device, size, usable_cores())
+        begin_shards(folder, new_manifest(net.record, run, lists, cuts))
         chosen = range(n_shards) if shard is None else [shard]
-        sizes = [sum(b - a for a, b in parts[number].values()) for number in chosen]
+        sizes = [n_images(cuts[number]) for number in chosen]
         done: list[Extracted] = []
         for number, before in zip(chosen, accumulate([0, *sizes]), strict=False):
-            report = _of_all(progress, folder.name, before, sum(sizes), parts[number])
-            done += _make(net, lists, folder, number, size, strict, report)
+            report = of_all(progress, folder.name, before, sum(sizes), cuts[number])
+            parts = parts_of(lists, cuts[number])
+            done += make_shard(net, parts, folder, number, size, strict, report)
+    return conclude(lists, folder, data, done)
+
+
+def new_manifest(
+    settings: dict[str, Any],
+    run: dict[str, Any],
+    lists: Sequence[ImageList],
+    cuts: Sequence[dict[str, list[int]]],
+) -> Manifest:
+    """Make the manifest of shards of which none is made."""
+    digests = {images.split: images.sha256 for images in lists}
+    return Manifest(settings, run, digests, [Shard(one, {}, "") for one in cuts])
+
+
+def conclude(
+    lists: Sequence[ImageList],
+    folder: Path,
+    data: Path | None,
+    done: Sequence[Extracted],
+) -> list[Extracted]:
+    """Remember the data set, refuse a list without rows, and add up what was done."""
     if data is not None:
         remember_data(folder, data)
     manifest = read_manifest(folder)
@@ -185,34 +199,48 @@ def cut(
     return shards
 
 
-def _circumstances(backend: str, device: str) -> dict[str, Any]:
+def n_images(part: Mapping[str, Sequence[int]]) -> int:
+    """Count the images of a shard."""
+    return sum(stop - start for start, stop in part.values())
+
+
+def circumstances(
+    backend: str, device: str, batch_size: int, threads: int
+) -> dict[str, Any]:
     """Say what else than the settings determines the last bits of a row."""
-    found: dict[str, Any] = {"fishing": __version__}
+    found: dict[str, Any] = {"batch_size": batch_size, "fishing": __version__}
     for name in (*_LIBRARIES["images"], *_LIBRARIES.get(backend.split("-")[0], ())):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     if device != "cpu":
         return {**found, "device": "gpu"}
-    return {**found, "device": "cpu", "threads": usable_cores()}
+    return {**found, "device": "cpu", "threads": threads}
 
 
-def _make(
+def find_whole(path: Path, shard: Shard) -> list[Extracted]:
+    """Say what a shard holds if it is recorded and has its SHA-256; else nothing."""
+    if not shard.sha256 or _sha256(path) != shard.sha256 or waiting_rows(path).exists():
+        return []
+    return [
+        Extracted(name, stop - start, stop - start - shard.rows[name], True)
+        for name, (start, stop) in shard.images.items()
+    ]
+
+
+def make_shard(
     net: NetOnDemand,
-    lists: Sequence[ImageList],
+    parts: Sequence[ImageList],
     folder: Path,
     number: int,
     batch_size: int,
     strict: bool,
     progress: Progress,
 ) -> list[Extracted]:
-    """Make a shard, unless it is there and whole, and record it."""
+    """Make a shard of its parts of the lists, unless it is whole, and record it."""
     path, shard = shard_path(folder, number), read_manifest(folder).shards[number]
+    if whole := find_whole(path, shard):
+        return whole
     found = _sha256(path)
-    if found and found == shard.sha256 and not waiting_rows(path).exists():
-        return [
-            Extracted(name, stop - start, stop - start - shard.rows[name], True)
-            for name, (start, stop) in shard.images.items()
-        ]
     is_damaged = bool(found) and not _is_whole(path, found, shard)
     if is_damaged:
         _log.warning("%s is damaged, and is made anew", path)
@@ -221,11 +249,6 @@ def _make(
             f"expected --batch-size {net.load().batch_size}, the only one that "
             f"{net.settings.net.name} takes, found {batch_size}"
         )
-    parts = [
-        _part(images, *shard.images[images.split])
-        for images in lists
-        if images.split in shard.images
-    ]
     done = extract_lists(
         *(net, parts, path),
         overwrite=is_damaged,
@@ -262,6 +285,13 @@ def _is_whole(path: Path, sha256: str, shard: Shard) -> bool:
     return True
 
 
+def parts_of(
+    lists: Sequence[ImageList], part: Mapping[str, Sequence[int]]
+) -> list[ImageList]:
+    """Take the parts of the lists that belong to a shard."""
+    return [_part(one, *part[one.split]) for one in lists if one.split in part]
+
+
 def _part(images: ImageList, start: int, stop: int) -> ImageList:
     """Take the images of a list from one place to another."""
     return dataclasses.replace(
@@ -276,11 +306,11 @@ def _part(images: ImageList, start: int, stop: int) -> ImageList:
     )
 
 
-def _of_all(
+def of_all(
     progress: Progress,
     name: str,
     before: int,
-    n_images: int,
+    n_all: int,
     part: Mapping[str, Sequence[int]],
 ) -> Progress:
     """Report the images of one shard as a part of all that are to be done."""
@@ -291,7 +321,7 @@ def _of_all(
 
     def report(label: str, done: int, total: int | None, unit: str) -> None:
         if unit == "images" and label in starts:
-            progress(name, starts[label] + done, n_images, unit)
+            progress(name, starts[label] + done, n_all, unit)
 
     return report
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fishing.errors import StoreError, one_line
+from fishing.errors import InUseError, StoreError, one_line
 from fishing.files import is_unfinished, lock, read_at_most, write_whole
 from fishing.images import is_split_name
 from fishing.store.checks import check_settings
@@ -23,6 +23,8 @@ from fishing.store.settings import check_same_settings
 
 MANIFEST = "manifest.json"
 _FORMAT = {"format": "fishing-shards", "format_version": 1}
+_LOCK = "lock"  # of whoever changes the manifest
+_CLIENT_LOCK = "client.lock"  # of whoever hands out shards
 _MAX_BYTES = 2**28
 _DIGITS = set("0123456789abcdef")
 
@@ -166,7 +168,7 @@ def begin_shards(folder: Path, new: Manifest) -> Manifest:
             found = read_manifest(folder)
             _check_same(new, found, folder)
             return found
-        others = {file.name for file in folder.iterdir()} - {"lock"}
+        others = {file.name for file in folder.iterdir()} - {_LOCK, _CLIENT_LOCK}
         if others:
             raise StoreError(
                 f"expected an empty folder, or one of shards, at '{folder}', found "
@@ -222,7 +224,7 @@ def _write(folder: Path, manifest: Manifest) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until nobody else changes the manifest; sweep what a crash left of one."""
-    name = folder / "lock"
+    name = folder / _LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with closing(lock(name, lambda holder: None)):
@@ -234,7 +236,40 @@ def _alone(folder: Path) -> Iterator[None]:
             finally:
                 name.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(
-            f"{folder} cannot be written: {one_line(error)}; once that is mended, the "
-            "same command goes on"
-        ) from None
+        raise _cannot_write(folder, error) from None
+
+
+@contextmanager
+def one_client(folder: Path) -> Iterator[None]:
+    """Be the only one who hands out the shards of a folder, which is made.
+
+    The lock of a client that was killed is free. Raises InUseError if another client is
+    at work, and StoreError if the folder cannot be written.
+    """
+    name = folder / _CLIENT_LOCK
+
+    def refuse(holder: str) -> None:
+        raise InUseError(
+            f"expected to be alone in handing out the shards of {folder}, found that "
+            f"{holder} does so; wait for it, or choose another --output"
+        )
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock(name, refuse)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    with closing(held):
+        try:
+            yield
+        finally:
+            name.unlink(missing_ok=True)
+            with suppress(OSError):  # it stays unless it is empty
+                folder.rmdir()
+
+
+def _cannot_write(folder: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{folder} cannot be written: {one_line(error)}; once that is mended, the "
+        "same command goes on"
+    )

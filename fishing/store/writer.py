@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishing.errors import StoreError, one_line
+from fishing.errors import InUseError, StoreError, one_line
 from fishing.files import is_unfinished, lock, name_whole_file, sync_folder
 from fishing.images import ImageList
 from fishing.progress import Progress, silent
@@ -84,7 +84,7 @@ class FeaturesWriter:
             raise
 
     def _refuse(self, holder: str) -> None:
-        raise StoreError(
+        raise InUseError(
             f"expected to be alone in {self._folder}, found that {holder} writes "
             "there; wait for it, or choose another --output"
         )

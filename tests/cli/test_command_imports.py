@@ -49,12 +49,10 @@ MAY_IMPORT = {
         *("requests", "tabulate"),
     },
 }
-HEAVY = set().union(*MAY_IMPORT.values()) | {
-    "openvino",
-    "caffe",
-    "skimage",
-    "pandas",
-    "pyarrow",
+HEAVY = {
+    *set().union(*MAY_IMPORT.values()),
+    *("openvino", "caffe", "skimage", "pandas", "pyarrow"),
+    *("dask", "distributed"),
 }
 # The optional libraries by the command that needs them, and the extra that brings them.
 EXTRAS = [
@@ -63,6 +61,12 @@ EXTRAS = [
     ("photographs new", "skimage", "demo"),
     ("report results", "jinja2", "report"),
     ("report results", "matplotlib", "report"),
+    (
+        "extract --net tinyalexnet --data VOC2007 --split test --output new --shards 1 "
+        "--scheduler local",
+        "distributed",
+        "dask",
+    ),
 ]
 CHILD = """
 import atexit, json, sys

@@ -2,6 +2,7 @@
  * NETWORK_LOG names for each call by which a program reaches, or looks up, another
  * machine. Sockets within this machine (AF_UNIX) do not count. */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -32,7 +33,11 @@ int socket(int domain, int type, int protocol) {
 }
 
 int connect(int fd, const struct sockaddr *to, socklen_t length) {
-    if (to && to->sa_family != AF_UNIX) record("connect", "");
+    char about[INET_ADDRSTRLEN] = "";
+    if (to && to->sa_family == AF_INET)
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)to)->sin_addr, about,
+                  sizeof about);
+    if (to && to->sa_family != AF_UNIX) record("connect", about);
     return REAL(connect)(fd, to, length);
 }
 

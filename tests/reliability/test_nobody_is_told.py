@@ -149,6 +149,19 @@ def test_a_library_that_was_imported_before_is_quiet(
     assert done.process.returncode == 0, done.process.stderr
 
 
+def test_a_local_cluster_stays_on_the_loopback(
+    library: Path, folder: Path, tmp_path: Path
+) -> None:
+    command = "-m fishing extract --net tinyalexnet --split test --output new --shards"
+    home = tmp_path / "home"
+    done = Ended(library, folder, home, *command.split(), "1", "--scheduler", "local")
+    assert done.process.returncode == 0, done.process.stderr
+    assert set(done.told) == {
+        *("socket 2", "getaddrinfo 127.0.0.1", "connect 127.0.0.1")
+    }
+    assert done.left == []
+
+
 @pytest.fixture
 def server() -> Iterator[str]:
     handler = partial(SimpleHTTPRequestHandler, directory=NET)
