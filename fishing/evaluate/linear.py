@@ -141,8 +141,8 @@ def _values(X: NDArray[np.float32], W: Array) -> Array:
     """Compute decision values; shape (n, n_classes)."""
     values, weights = np.empty((len(X), W.shape[1])), W[:-1].astype(np.float32)
     for block in row_blocks(len(X)):
-        values[block] = X[block] @ weights
-    return values + W[-1]
+        values[block] = X[block] @ weights + W[-1]
+    return values
 
 
 def _sums(X: NDArray[np.float32], factors: Array) -> Array:
