@@ -204,7 +204,7 @@ class Experiment(NamedTuple):
 
     measure: Callable[[Draw], Figures]
     reference: Callable[[str, Sequence[Figures]], str] = _papers_setting
-    data: Sequence[str] = ("caltech20", "photographs")
+    data: Sequence[str] = tuple(DATA_SETS)
 
 
 EXPERIMENTS = {
@@ -215,7 +215,7 @@ EXPERIMENTS = {
     "fisher": Experiment(_fisher),
     "C": Experiment(_choice_of_c),
     "together": Experiment(_together),
-    "products": Experiment(_products, _product_of_activations, tuple(DATA_SETS)),
+    "products": Experiment(_products, _product_of_activations),
 }
 _BACKWARD = ("backward/y8", "backward/y7", "backward/y6")
 _ABOVE = {"backward/y6": "forward/x6", "backward/y7": "forward/x7"}

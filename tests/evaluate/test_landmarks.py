@@ -41,18 +41,18 @@ def _objective(w: np.ndarray, b: float, X: np.ndarray, y: np.ndarray, C: float):
     return (w @ w + b * b) / 2 + C * np.maximum(0, 1 - margins).sum()
 
 
-@pytest.mark.parametrize("C", [0.01, 1, 5])
+@pytest.mark.parametrize("C", [0.01, 1, 200])
 def test_the_optimum_is_liblinears(rng, C: float) -> None:
     X, labels = _problem(rng)
     W, b = train_linear(X, labels, C)
     for column, y in enumerate(labels.T):
         rows = np.flatnonzero(y)
         model = LinearSVC(
-            C=C, loss="hinge", tol=1e-5, max_iter=10**6, random_state=0
+            C=C, loss="hinge", tol=1e-6, max_iter=10**6, random_state=0
         ).fit(X[rows], y[rows])
         expected = _objective(model.coef_[0], model.intercept_[0], X[rows], y[rows], C)
         found = _objective(W[:, column], b[column], X[rows], y[rows], C)
-        assert found == pytest.approx(expected, rel=5e-3)
+        assert found == pytest.approx(expected, rel=1e-3)
         values = X @ W[:, column] + b[column]
         others = X @ model.coef_[0] + model.intercept_[0]
         assert np.corrcoef(values, others)[0, 1] > 0.99
@@ -70,9 +70,9 @@ def test_rows_on_disk_give_the_same(rng, tmp_path: Path) -> None:
 
 
 def test_too_few_passes_are_told(rng, monkeypatch, caplog) -> None:
-    monkeypatch.setattr("fishing.evaluate.linear._MAX_PASSES", 1)
+    monkeypatch.setattr("fishing.evaluate.linear._MAX_PASSES", 10)
     train_linear(*_problem(rng))
-    assert "have not converged after 1 passes" in caplog.text
+    assert "have not converged after 10 passes" in caplog.text
 
 
 def test_vectors_that_are_not_finite(rng) -> None:
@@ -155,7 +155,7 @@ def test_vectors_go_to_disk_where_memory_is_short(file: Path, monkeypatch) -> No
 def test_memory_grows_with_landmarks_not_with_the_square(
     tmp_path: Path, rng, monkeypatch
 ) -> None:
-    monkeypatch.setattr("fishing.evaluate.linear._MAX_PASSES", 2)
+    monkeypatch.setattr("fishing.evaluate.linear._MAX_PASSES", 10)
     n, m = 6000, 64
     splits = {name: make_split(rng, n, width=4) for name in ("trainval", "test")}
     path = write_file(tmp_path / "f.h5", **splits)
