@@ -80,8 +80,15 @@ def score(
       fishing score features.h5 --split test --reference trainval
       fishing score features.h5 --split test --split strange --output scores.parquet
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
-    from fishing.uses import format_separations, scores, separations, write_scores
+    from fishing.uses import (
+        check_scores_output,
+        format_separations,
+        scores,
+        separations,
+        write_scores,
+    )
 
+    check_scores_output(output)
     with ProgressBar() as progress:
         found = scores(
             *(features_file, splits),

@@ -7,6 +7,7 @@ from .outliers import METHODS as METHODS
 from .outliers import Scored as Scored
 from .outliers import scores as scores
 from .outliers import separation as separation
+from .score_output import check_scores_output as check_scores_output
 from .score_output import format_separations as format_separations
 from .score_output import separations as separations
 from .score_output import write_scores as write_scores

@@ -11,6 +11,31 @@ from fishing.uses.outliers import Scored, separation
 from fishing.uses.write_output import write_output
 
 
+def check_scores_output(output: Path) -> None:
+    """Check, before the work of minutes, that scores can be written under a name.
+
+    Parameters
+    ----------
+    output : Path
+        A name that ends in ``.csv`` or ``.parquet``.
+
+    Raises
+    ------
+    DataError
+        If its name has another suffix.
+    DependencyError
+        If PyArrow, which writes Parquet, is not installed.
+    """
+    if output.suffix.lower() not in _KINDS:
+        raise DataError(
+            f"expected the name of a CSV or Parquet file, found '{output}'; choose "
+            "another --output, such as scores.csv or scores.parquet"
+        )
+    if output.suffix.lower() == ".parquet":
+        with needs_extra("parquet"):
+            import pyarrow  # noqa: F401
+
+
 def write_scores(found: Scored, output: Path) -> Path:
     """Write scores as a table: id, split, and a column for each method.
 
@@ -18,7 +43,7 @@ def write_scores(found: Scored, output: Path) -> Path:
     ----------
     found : Scored
     output : Path
-        A name that ends in ``.csv`` or ``.parquet``.
+        See `check_scores_output`.
 
     Returns
     -------
@@ -27,19 +52,11 @@ def write_scores(found: Scored, output: Path) -> Path:
 
     Raises
     ------
-    DataError
-        If its name has another suffix, or it cannot be written.
-    DependencyError
-        If PyArrow, which writes Parquet, is not installed.
+    DataError, DependencyError
+        As `check_scores_output` does, or if the file cannot be written.
     """
-    kinds = {".csv": _csv, ".parquet": _parquet}
-    kind = output.suffix.lower()
-    if kind not in kinds:
-        raise DataError(
-            f"expected the name of a CSV or Parquet file, found '{output}'; choose "
-            "another --output, such as scores.csv or scores.parquet"
-        )
-    return write_output(output, kinds[kind](found))
+    check_scores_output(output)
+    return write_output(output, _KINDS[output.suffix.lower()](found))
 
 
 def _csv(found: Scored) -> bytes:
@@ -52,14 +69,17 @@ def _csv(found: Scored) -> bytes:
 
 
 def _parquet(found: Scored) -> bytes:
-    with needs_extra("parquet"):
-        import pyarrow
-        import pyarrow.parquet
+    import pyarrow
+    import pyarrow.parquet
+
     names = {"image_id": list(found.image_id), "split": list(found.split)}
     texts = {k: pyarrow.array(v, pyarrow.string()) for k, v in names.items()}
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table({**texts, **found.scores}), buffer)
     return buffer.getvalue()
+
+
+_KINDS = {".csv": _csv, ".parquet": _parquet}
 
 
 def separations(

@@ -167,6 +167,14 @@ def test_parquet_has_what_csv_has(tmp_path: Path, splits) -> None:
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["scores.PARQUET"]
 
 
+def test_the_name_of_the_output_is_checked_before_the_work(tmp_path: Path) -> None:
+    arguments = ["score", tmp_path / "none.h5", "--split", "test", "--output"]
+    result = _run(*arguments, tmp_path / "scores.txt")
+    assert result.exit_code == 2
+    assert "expected the name of a CSV or Parquet file" in result.output
+    assert "none.h5" in _run(*arguments, tmp_path / "scores.parquet").output
+
+
 def test_the_command(tmp_path: Path, splits) -> None:
     file, output = write_file(tmp_path / "f.h5", **splits), tmp_path / "scores.csv"
     arguments = ["score", file, "--split", "test", "--split", "out", "--output", output]
