@@ -23,8 +23,9 @@ from fishing.store import row_blocks
 _GAP = 1e-3  # of the objective: how much of it may be left to gain
 _MAX_PASSES = 2000
 _PASSES_TO_CHECK = 10
-_RELAXATION = 1.6  # Boyd et al., section 3.4.3, as are the next two
-_UNBALANCED, _CHANGE = 5.0, 2.0
+_RELAXATION = 1.6  # Boyd et al., section 3.4.3
+_BALANCE = 1.0, 8.0  # of residuals; in between, few passes were needed
+_CHANGE = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -118,8 +119,8 @@ def _gap(W: Array, losses: Array, gains: Array, dual_W: Array) -> float:
 def _change(primal: Array, dual: Array) -> Array:
     """Say by what to multiply the penalty of each class, so that residuals balance."""
     r, s = np.linalg.norm(primal, axis=0), np.linalg.norm(dual, axis=0)
-    change: Array = np.where(s > _UNBALANCED * r, 1 / _CHANGE, 1.0)
-    change[r > _UNBALANCED * s] = _CHANGE
+    change: Array = np.where(r < _BALANCE[0] * s, 1 / _CHANGE, 1.0)
+    change[r > _BALANCE[1] * s] = _CHANGE
     return change
 
 
