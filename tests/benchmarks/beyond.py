@@ -1,8 +1,8 @@
 """Experiments beyond the paper: fusion, tau, label, power, Fisher information, C, and
 products of activations.
 
-They run on the photographs of Caltech-101, on those that come with libraries, and the
-last one also on photographs of VOC 2012; each data set is drawn anew ten times. Prints
+They run on the photographs of Caltech-101, on those that come with libraries, and, with
+a larger net, on photographs of VOC 2012; each data set is drawn anew ten times. Prints
 the tables of docs/beyond.md; draws that were measured before are taken from the output
 folder.
 """
@@ -123,7 +123,7 @@ def _fisher(draw: Draw) -> Figures:
         figures[f"{name}, identity"] = _mean_ap(draw, gram(name, draw.blobs))
         white = {blob: _whitened(draw, draw.blobs[blob]) for blob in (x, g)}
         figures[f"{name}, product"] = _mean_ap(draw, gram(name, white))
-        if name != "dW6":  # of 1.6 million numbers here
+        if name != "dW6":  # of 1.6 million numbers in TinyAlexNet
             K = _fisher_kernel(draw.blobs[x], draw.blobs[g], draw.train)
             figures[f"{name}, diagonal"] = _mean_ap(draw, K)
     return figures
