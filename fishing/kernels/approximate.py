@@ -88,9 +88,10 @@ class LandmarkMap:
             blob: UnitRows(values[rows], blob).checked()
             for blob, values in blobs_of_feature(feature, images).items()
         }
-        # Gram matrices have the precision of float32: what is smaller is noise.
-        moments, vectors = np.linalg.eigh(self._kernel(self._landmarks))
-        kept = moments > moments[-1] * len(rows) * np.finfo(np.float32).eps
+        K = self._kernel(self._landmarks)
+        moments, vectors = np.linalg.eigh(K)
+        # Each value of K has the precision of float32: what is smaller is noise.
+        kept = moments > K.max() * len(rows) * np.finfo(np.float32).eps
         root = vectors[:, kept] / np.sqrt(moments[kept])
         self._root: NDArray[np.float32] = root.astype(np.float32)
         self.width = self._root.shape[1]
