@@ -27,13 +27,13 @@ def index(
 ) -> None:
     """Build an index of FEATURES_FILE for one feature.
 
-    With it, fishing search compares the query with a few hundred images instead of
-    all. An index that is there already is left alone.
+    With fishing search --index, the query is compared with a few hundred images
+    instead of all. An index that is there already is left alone.
 
     \b
     Examples:
+      fishing index features.h5
       fishing index features.h5 --feature dW7 --output dW7.faiss --check
-      fishing search features.h5 --index dW7.faiss --query photo.jpg
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.search import build_index, measure_index
 

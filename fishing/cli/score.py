@@ -78,7 +78,7 @@ def score(
     \b
     Examples:
       fishing score features.h5 --split test --reference trainval
-      fishing score features.h5 --split test --split strange --output scores.parquet
+      fishing score features.h5 --split test --split strange --output s.parquet
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.uses import (
         check_scores_output,

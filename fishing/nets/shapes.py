@@ -37,7 +37,7 @@ def blob_shapes(layers: Sequence[Any], input_shape: Sequence[int]) -> dict[str, 
     >>> spec = load_net("tinyalexnet")
     >>> shapes = blob_shapes(read_net(spec.model).layer, spec.preprocess.shape)
     >>> shapes["conv1"], shapes["fc8"]
-    ((48, 64, 64), (200,))
+    ((48, 32, 32), (200,))
     """
     shapes: dict[str, Shape] = {}
     for layer in layers:

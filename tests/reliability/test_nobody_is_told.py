@@ -39,6 +39,7 @@ COMMANDS = [
     "score features.h5 --split test --output scores.csv",
     "select features.h5 --split test -k 2 --output ids.txt",
     "compress features.h5 --dimensions 8 --output small.h5",
+    "index features.h5 --output new.faiss --check",
     "import tiny/deploy.prototxt tiny/tinyalexnet.caffemodel --output imported",
     "export --net tinyalexnet net.onnx",
     "evaluate features.h5 --feature x7 --output evaluated",
