@@ -57,6 +57,7 @@ def compress(
       fishing compress features.h5 --dimensions 128 --dtype int4 --output small.h5
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
     from fishing.extract import compress
+    from fishing.store import stored_bytes
 
     with ProgressBar() as progress:
         compress(
@@ -67,14 +68,8 @@ def compress(
             splits=splits,
             progress=progress,
         )
-    sizes = [_bytes(path) for path in (features_file, output)]
+    sizes = [stored_bytes(path) for path in (features_file, output)]
     if as_json:
         print_json({"output": str(output), "bytes": sizes[1], "bytes_before": sizes[0]})
         return
     click.echo(f"{output}: {sizes[1]:,} bytes, 1 to {sizes[0] / sizes[1]:.0f}")
-
-
-def _bytes(path: Path) -> int:
-    """Add up a features file, or the shards of a folder."""
-    files = path.rglob("*.h5") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)

@@ -145,11 +145,10 @@ def _threads(client: Any) -> int:
 
 def _workers(client: Any) -> dict[str, int]:
     """Ask for the addresses of the workers and their numbers of threads."""
-    try:
+    # Exceptions of many kinds mean that nobody answers.
+    with suppress(Exception):
         if client.status == "running":
             return dict(client.nthreads())
-    except Exception:  # of many kinds; each means that nobody answers
-        pass
     raise lost()
 
 

@@ -24,6 +24,7 @@ from .rows import row_blocks as row_blocks
 from .settings import ExtractionSettings as ExtractionSettings
 from .settings import storage_settings as storage_settings
 from .settings import with_storage as with_storage
+from .shards import stored_bytes as stored_bytes
 from .split import Split as Split
 from .write import write_features as write_features
 from .writer import FeaturesWriter as FeaturesWriter

@@ -29,6 +29,14 @@ from fishing.store.split import Split
 _MOST_NAMED = 10  # shards in one message
 
 
+def stored_bytes(path: Path) -> int:
+    """Add up the bytes of a features file, or of the shards of a folder."""
+    if not path.is_dir():
+        return path.stat().st_size
+    shards = range(len(read_manifest(path).shards))
+    return sum(shard_path(path, number).stat().st_size for number in shards)
+
+
 class OpenShard(Protocol):
     """What is needed of an open `FeaturesFile`, which is built on this module."""
 
