@@ -28,7 +28,8 @@ help:
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --editable '.[demo,report,openvino,dask,faiss,parquet,dev,docs]'
+	$(BIN)/python -m pip install -qq --config-settings editable_mode=compat \
+	    --editable '.[demo,report,openvino,dask,faiss,parquet,dev,docs]'
 	touch $@
 
 caffe-patched: .venv/installed

@@ -34,7 +34,7 @@ def _index_in_process(
 ) -> None:
     """Spare tests the start of a process for each features file that they open.
 
-    The tests of the store and of its reliability are about that process.
+    Some tests are about that process.
     """
 
     def run(task: str, file: OpenFile) -> tuple[bytes, int]:
@@ -45,7 +45,8 @@ def _index_in_process(
             answer = {"refusal": str(error)}
         return json.dumps(answer).encode(), 0
 
-    if not {"store", "reliability"} & set(request.path.parts):
+    about_it = {"test_index_process.py", "test_hostile_files.py", "reliability"}
+    if not about_it & set(request.path.parts):
         monkeypatch.setattr(index_process, "run", run)
 
 

@@ -16,11 +16,12 @@ import http.server
 import itertools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +46,8 @@ BIN = Path(sys.executable).parent
 WEIGHTS = "tinyalexnet.caffemodel"
 # Pages that begin with a features file that is there.
 STARTED = {"beyond.md", "format.md", "python.md", "scale.md"}
+# Pages that fetch weights themselves.
+FETCH = {"README.md", "guide.md"}
 # The table of the demo as a terminal of 94 columns has it.
 TERMINAL = """
 import json
@@ -172,16 +175,65 @@ def _images(devkit: Path) -> list[Path]:
     return sorted((devkit / "JPEGImages").iterdir())
 
 
+def _environment(package: Path, home: Path) -> dict[str, str]:
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith("FISHING_")},
+        "FISHING_HOME": str(home),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(package),
+        "OPENBLAS_NUM_THREADS": "1",  # pages run side by side
+    }
+
+
+def _call(command: Sequence[object], folder: Path, environment: dict[str, str]) -> str:
+    """Run a command that succeeds; return what it prints."""
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def begun(package: Path, data: Path, home: Path) -> Path:
+    """Run once what several pages begin with: `make demo`, and an extraction."""
+    environment = _environment(package, home)
+    demo = [*shlex.split(MAKE), "demo", f"DEMO={data / 'demo'}"]
+    (data / "demo.txt").write_text(_call(demo, data, environment))
+    extract = ["fishing", "extract", "--net", "vgg16", "--split", "trainval"]
+    extract += ["--split", "test", "--output", "begun.h5"]
+    _call(extract, data, environment)
+    return data
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a cache that has the weights."""
+    home = tmp_path_factory.mktemp("home")
+    cached = home / "weights" / str(load_net("tinyalexnet").weights.sha256)[:16]
+    cached.mkdir(parents=True)
+    (cached / WEIGHTS).symlink_to(ROOT / "models" / "tinyalexnet" / WEIGHTS)
+    return home
+
+
 @pytest.fixture(scope="module")
 def runs(
-    package: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+    package: Path, begun: Path, home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Path, Future[None]]]:
     """Run the pages side by side: most of their time goes into starting Python."""
     pool = ThreadPoolExecutor(os.cpu_count())
-    yield {
-        page: pool.submit(_run, page, package, data, tmp_path_factory.mktemp("page"))
-        for page in PAGES
-    }
+    futures = {}
+    for page in PAGES:
+        folder = tmp_path_factory.mktemp("page")
+        environment = _environment(
+            package, folder / "home" if page.name in FETCH else home
+        )
+        futures[page] = pool.submit(_run, page, begun, folder, environment)
+    yield futures
     pool.shutdown(cancel_futures=True)
 
 
@@ -190,32 +242,18 @@ def test_blocks(page: Path, runs: dict[Path, Future[None]]) -> None:
     runs[page].result()
 
 
-def _run(page: Path, package: Path, data: Path, folder: Path) -> None:
+def _run(page: Path, begun: Path, folder: Path, environment: dict[str, str]) -> None:
     """Run the blocks of a page, and compare what they print."""
     sandbox = folder / "sandbox"
-    shutil.copytree(data, sandbox, symlinks=True)
-    sha256 = load_net("tinyalexnet").weights.sha256
-    home = folder / "home" / "weights" / str(sha256)[:16]
-    home.mkdir(parents=True)
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("FISHING_")},
-        "FISHING_HOME": str(folder / "home"),
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PYTHONPATH": str(package),
-        "OPENBLAS_NUM_THREADS": "1",  # pages run side by side
-    }
-    if page.name not in ("README.md", "guide.md"):  # these fetch them themselves
-        shutil.copy(ROOT / "models" / "tinyalexnet" / WEIGHTS, home)
-
-    def run(command: list[str]) -> str:
-        done = subprocess.run(
-            command, cwd=sandbox, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
+    large = shutil.ignore_patterns("demo", "begun.h5")
+    shutil.copytree(begun, sandbox, symlinks=True, ignore=large)
+    (sandbox / "demo").symlink_to(begun / "demo")
     if page.name in STARTED:
-        run(["fishing", "extract", "--net=vgg16", "--split=trainval", "--split=test"])
+        shutil.copy(begun / "begun.h5", sandbox / "features.h5")
+
+    def run(command: Sequence[object]) -> str:
+        return _call(command, sandbox, environment)
+
     printed = ""
     for blocks in _stretches(_blocks(page)):
         if blocks[0].language == "sh":
@@ -257,13 +295,14 @@ def _command(line: str) -> str:
 def _instead(line: str) -> str:
     """Say what is run for a line of a shell.
 
-    `make` builds Caffe, runs these tests, or needs a GPU: make itself checks target and
-    variables, and prints what it would do. Scripts of tests/ take minutes to hours:
+    `make demo` has run once for all pages. Otherwise `make` builds Caffe, runs these
+    tests, or needs a GPU: make itself checks target and variables, and prints what it
+    would do. Scripts of tests/ take minutes to hours:
     their own parsers check the arguments. Extractions on a GPU run on the CPU.
     """
     command = _command(line)
     if command == "make demo":
-        return f'{MAKE} demo DEMO="$PWD/demo"; python -c "$(cat terminal.py)"'
+        return "cat demo.txt; python terminal.py"
     if command.startswith("make gpu-check"):
         plan = f"{MAKE} --dry-run --no-print-directory {command.removeprefix('make ')}"
         script = f"sed -n 's|^.*python tests/gpu/|{ROOT}/tests/gpu/|p' | tail -n 1"
@@ -299,7 +338,8 @@ def _begins(line: str, beginning: str) -> bool:
 def _equal(word: str, expected: str) -> bool:
     if not re.fullmatch(r"-?\d+\.\d+", expected):
         return word == expected
-    tolerance = 0.3 if abs(float(expected)) > 2 else 0.01
+    # BLAS rounds on each processor in its way, which may swap two images of a class.
+    tolerance = 0.5 if abs(float(expected)) > 2 else 0.01
     return bool(re.fullmatch(r"-?\d+\.\d+", word)) and (
         abs(float(word) - float(expected)) <= tolerance
     )
@@ -331,9 +371,9 @@ def _read_matlab(text: str, sandbox: Path) -> None:
 
 def test_other_output_is_found_out() -> None:
     printed = "headline\ndW7  68.3*  12.0\nx 0.16445\n"
-    for expected in ("dW7 68.4", "headline\n\nx 0.16450", "dW7 68.1 12.0\nx"):
+    for expected in ("dW7 68.7", "headline\n\nx 0.16450", "dW7 67.9 12.0\nx"):
         _compare(expected, printed, "")
-    for other in ("dW7 67.9", "dW7 68.3 12.0 7.0", "x 0.17\ndW7", "x 0.19", "x7"):
+    for other in ("dW7 67.7", "dW7 68.3 12.0 7.0", "x 0.17\ndW7", "x 0.19", "x7"):
         with pytest.raises(AssertionError):
             _compare(other, printed, "")
 

@@ -55,6 +55,9 @@ def landmark_decision_function(
 ) -> NDArray[np.float64]:
     """Train an SVM for each class on vectors that approximate a kernel, and apply it.
 
+    The kernel of each training image with itself is exact, as in the approximation of
+    Snelson and Ghahramani (NIPS 2005); for other pairs it is Nystroem's.
+
     Parameters
     ----------
     feature : str
@@ -81,11 +84,13 @@ def landmark_decision_function(
     try:
         landmarks = choose_landmarks(len(train), n_landmarks)
         vectors = LandmarkMap(feature, train, landmarks)
-        X = _matrix(len(train), vectors.width)
+        X, residual = _matrix(len(train), vectors.width), np.empty(len(train))
         for block in _blocks(len(train)):
-            X[block] = vectors(_rows(feature, train, block))
+            rows = _rows(feature, train, block)
+            X[block] = vectors(rows)
+            residual[block] = vectors.residual(rows, X[block])
             progress(f"{feature}, training", block.stop, len(train), "images")
-        W, b = train_linear(X, labels, C, progress)
+        W, b = train_linear(X, labels, C, progress, residual=residual)
         values = np.empty((len(test), labels.shape[1]))
         for block in _blocks(len(test)):
             values[block] = vectors(_rows(feature, test, block)) @ W + b

@@ -37,12 +37,17 @@ def train_linear(
     labels: NDArray[np.int8],
     C: float = 1.0,
     progress: Progress = silent,
+    *,
+    residual: Array | None = None,
 ) -> tuple[Array, Array]:
     """Train one linear SVM for each class.
 
     Minimises ``|w|^2 / 2 + b^2 / 2 + C sum_i max(0, 1 - y_i (w . x_i + b))`` for each
     class, up to a thousandth of it. Rows with label 0 play no part in the training of
     that class.
+
+    With a residual, ``sum_i v_i^2 / 2`` is added, and ``sqrt(r_i) v_i`` to the decision
+    value of row i: the kernel that the SVMs see is ``X X^T + diag(r)``.
 
     Parameters
     ----------
@@ -54,6 +59,9 @@ def train_linear(
         Weight of the hinge loss; positive.
     progress : Progress
         Counts passes over the rows; how many it takes is not known before.
+    residual : ndarray of float64, shape (n,), optional
+        What the kernel of each row with itself has beyond its squared norm; not
+        negative.
 
     Returns
     -------
@@ -76,6 +84,7 @@ def train_linear(
     """
     check_problem(labels, C)
     y, weights = np.sign(labels).astype(np.float64), C * np.abs(labels, dtype=float)
+    r = np.zeros((len(X), 1)) if residual is None else residual[:, None]
     with blas_threads():
         spectrum, directions = np.linalg.eigh(_second_moments(X))
         # Decision values that are split off from W, and their scaled multipliers.
@@ -88,13 +97,14 @@ def train_linear(
             values = _values(X, W)
             before = split
             relaxed = _RELAXATION * values + (1 - _RELAXATION) * split + multipliers
-            split = relaxed + y * np.clip(1 - y * relaxed, 0, weights / penalty)
+            alpha = np.clip((1 - y * relaxed) / (r + 1 / penalty), 0, weights)
+            split = relaxed + y * alpha / penalty
             multipliers = relaxed - split
             if done % _PASSES_TO_CHECK == 0:
                 progress("linear SVMs", done, None, "passes")
-                losses = (weights * np.maximum(0, 1 - y * values)).sum(axis=0)
-                dual = -penalty * multipliers  # y alpha, which is feasible
-                gap = _gap(W, losses, (y * dual).sum(axis=0), _sums(X, dual))
+                gains = (alpha - r * alpha**2 / 2).sum(axis=0)
+                losses = _losses(1 - y * values, r, weights)
+                gap = _gap(W, losses, gains, _sums(X, y * alpha))
                 if gap <= _GAP:
                     break
                 change = _change(values - split, penalty * (split - before))
@@ -107,6 +117,17 @@ def train_linear(
                 *(_MAX_PASSES, gap),
             )
     return W[:-1], W[-1]
+
+
+def _losses(lacking: Array, r: Array, weights: Array) -> Array:
+    """Sum the loss of each class, given what margins lack, at the best v_i of all rows.
+
+    Without a residual this is the hinge loss; with one, the corner is rounded off.
+    """
+    limit = np.where(lacking > 0, weights, 0)
+    alpha = np.clip(np.divide(lacking, r, out=limit.copy(), where=r > 0), 0, limit)
+    losses: Array = (alpha * lacking - r * alpha**2 / 2).sum(axis=0)
+    return losses
 
 
 def _gap(W: Array, losses: Array, gains: Array, dual_W: Array) -> float:

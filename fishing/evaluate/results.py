@@ -25,7 +25,7 @@ from fishing.evaluate.table import format_table
 from fishing.files import read_at_most, write_whole
 from fishing.images import check_class_names, is_name, is_split_name
 from fishing.kernels import parse_feature
-from fishing.store import relative_path
+from fishing.store import follow_path, relative_path
 
 _MAX_BYTES = 2**28  # of a file of results
 
@@ -144,8 +144,8 @@ def read_results(folder: Path) -> Evaluation:
         for j, column in enumerate(of_feature):
             rows = [images[image_id] for image_id in column]
             scores[feature][rows, j] = list(column.values())
-    data = folder / record["data"] if "data" in record else None
-    features_file = folder / record["features_file"]
+    data = follow_path(record["data"], folder) if "data" in record else None
+    features_file = follow_path(record["features_file"], folder)
     return Evaluation(record, tuple(images), scores, features_file, data)
 
 

@@ -35,7 +35,11 @@ def devkit_name(devkit: Path, images: Iterable[str]) -> str:
     """
     years = _years(devkit, images)
     if not years:
-        _log.info("%s: a devkit whose year nothing tells", devkit)
+        _log.info(
+            "%s: its year is unknown; it is measured like VOC 2007 unless --protocol "
+            "says otherwise",
+            devkit,
+        )
         return ""
     how, year = next(iter(years.items()))
     if devkit.name != f"VOC{year}":  # else the user has said it

@@ -107,6 +107,8 @@ class Finder:
         if folder not in self._listings:
             try:
                 self._listings[folder] = _Listing(os.listdir(folder))
+            except FileNotFoundError:
+                self._listings[folder] = _Listing(())
             except (OSError, ValueError):
                 self._listings[folder] = None
         return self._listings[folder]
@@ -136,6 +138,8 @@ class _Listing:
 
     def find(self, folder: Path, name: str, suffixes: Sequence[str]) -> _Match:
         """Find a name, to which one of the suffixes may have to be added."""
+        if not self.names:
+            return _Match("")
         if name in self.names and not (suffixes and os.path.isdir(folder / name)):
             return _Match(name)
         for suffix in suffixes:

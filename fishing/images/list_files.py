@@ -135,7 +135,9 @@ def _fields(line: str) -> list[str]:
     if "\t" in line:
         parts = [part.strip(" ") for part in line.split("\t")]
         return [_FIELD.sub(_unquoted, p) if p[0] in "\"'" else p for p in parts if p]
-    return [_unquoted(field) for field in _FIELD.finditer(line)]
+    if '"' in line or "'" in line:
+        return [_unquoted(field) for field in _FIELD.finditer(line)]
+    return [part for part in line.split(" ") if part]
 
 
 def _unquoted(field: re.Match[str]) -> str:

@@ -4,7 +4,7 @@ The kernel of n images has n^2 values. Compared with m landmarks only, each imag
 a vector z = N^T k, where k holds its kernel with the landmarks and N N^T is the inverse
 of the landmarks' own kernel. Then z_A . z_B approximates the kernel of A and B, and is
 exact where one of them is a landmark (Williams and Seeger, NIPS 2001). Time and memory
-grow with n.
+grow with n. What z . z lacks of the kernel of an image with itself is known too.
 """
 
 from __future__ import annotations
@@ -109,6 +109,24 @@ class LandmarkMap:
         K = self._kernel({blob: UnitRows(rows, blob) for blob, rows in blobs.items()})
         vectors: NDArray[np.float32] = K.astype(np.float32) @ self._root
         return vectors
+
+    def residual(
+        self, images: Mapping[str, Rows], vectors: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Compute what the kernel of each image with itself has beyond |z|^2.
+
+        Landmarks have next to none. Parameters are images and their vectors; the
+        result has shape (n,).
+        """
+        blobs = blobs_of_feature(self._feature, images)
+        # Unit rows have 1, and rows of zeros 0.
+        itself = {
+            blob: np.any(rows[:], axis=1, keepdims=True).astype(np.float32)
+            for blob, rows in blobs.items()
+        }
+        kernel = feature_kernel(self._feature, itself)[:][:, 0]
+        squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+        return np.maximum(kernel - squares, 0)
 
     def _kernel(self, images: Mapping[str, UnitRows]) -> NDArray[np.float64]:
         """Compute the kernel of images with the landmarks; shape (n, m)."""

@@ -14,6 +14,7 @@ from .manifest import shard_path as shard_path
 from .quantise import LARGEST as LARGEST
 from .quantise import Projection as Projection
 from .quantise import integer_scales as integer_scales
+from .remembered_data import follow_path as follow_path
 from .remembered_data import relative_path as relative_path
 from .remembered_data import remember_data as remember_data
 from .remembered_data import remembered_data as remembered_data

@@ -620,6 +620,7 @@ class Results(Reader):
         return [record + b"%%" + self._others[self._scores]]
 
     def prepare(self, folder: Path) -> None:
+        use_forks()
         for name in vars(contents):
             if name.endswith("_plot") or name == "for_page":  # slow, and read nothing
                 setattr(contents, name, lambda *_: "<svg></svg>")

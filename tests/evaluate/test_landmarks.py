@@ -24,6 +24,7 @@ from fishing.evaluate import (
     paired,
 )
 from fishing.evaluate.linear import train_linear
+from fishing.kernels import LandmarkMap, gram
 
 
 def _problem(rng, n: int = 700, m: int = 20, n_classes: int = 4):
@@ -57,6 +58,40 @@ def test_the_optimum_is_liblinears(rng, C: float) -> None:
         others = X @ model.coef_[0] + model.intercept_[0]
         assert np.corrcoef(values, others)[0, 1] > 0.99
         assert abs(values.mean() - others.mean()) < 0.15
+
+
+@pytest.mark.parametrize("C", [0.1, 1, 10])
+def test_a_residual_is_a_feature_of_each_rows_own(rng, C: float) -> None:
+    """LIBLINEAR gets these features written out."""
+    X, labels = _problem(rng, n=300)
+    labels[labels == 0] = 1
+    residual = rng.uniform(0, 2, len(X)) * (rng.random(len(X)) < 0.8)
+    W, b = train_linear(X, labels, C, residual=residual)
+    own = np.hstack([X, np.diag(np.sqrt(residual))])
+    for column, y in enumerate(labels.T):
+        model = LinearSVC(
+            C=C, loss="hinge", tol=1e-6, max_iter=10**6, random_state=0
+        ).fit(own, y)
+        w = model.coef_[0][: X.shape[1]]
+        difference = np.linalg.norm(W[:, column] - w) / np.linalg.norm(w)
+        assert difference < 0.03
+        assert abs(b[column] - model.intercept_[0]) < 0.03 * np.linalg.norm(w)
+        without = LinearSVC(C=C, loss="hinge", max_iter=10**5).fit(X, y).coef_[0]
+        assert np.linalg.norm(without - w) / np.linalg.norm(w) > 2 * difference
+
+
+def test_what_vectors_lack_of_the_kernel(rng) -> None:
+    images = make_split(rng, 30, width=20).blobs
+    images["forward/x6"][4] = 0
+    for feature in ("x7", "dW7", "x6+x7", "x6*x7+dW8"):
+        vectors = LandmarkMap(feature, images, np.arange(10))
+        z = vectors(images)
+        itself = np.diag(gram(feature, images))
+        expected = itself - (z.astype(np.float64) ** 2).sum(axis=1)
+        found = vectors.residual(images, z)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert found[:10].max() < 1e-5
+        assert found[10:].max() > 0.01
 
 
 def test_rows_on_disk_give_the_same(rng, tmp_path: Path) -> None:

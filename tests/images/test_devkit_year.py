@@ -43,9 +43,9 @@ OF_2012 = ("2008_000008", "2011_003276", "2007_000027")
         ("pascal", OF_2012, 2012, 2012, "by the <folder> of its annotations"),
         ("pascal", ("2008_000008",), 0, 2008, "by the ids of its images"),
         ("pascal", ("000005",), 2007, 2007, "by the <folder> of its annotations"),
-        ("pascal", ("000005",), 0, 0, "whose year nothing tells"),
-        ("avoca20120", ("a",), 0, 0, "whose year nothing tells"),
-        ("mine", ("2008_000008", "other"), 0, 0, "whose year nothing tells"),
+        ("pascal", ("000005",), 0, 0, "its year is unknown"),
+        ("avoca20120", ("a",), 0, 0, "its year is unknown"),
+        ("mine", ("2008_000008", "other"), 0, 0, "its year is unknown"),
     ],
 )
 def test_the_year(tmp_path: Path, caplog, name, ids, annotated, year, how) -> None:
