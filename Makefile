@@ -65,7 +65,9 @@ picture: demo
 tutorial: .venv/installed
 	$(BIN)/python docs/notebook.py docs/tutorial.ipynb
 
+# Tests start hundreds of processes, which need not compile the modules each anew.
 test: caffe-patched
+	$(BIN)/python -m compileall -q fishing .venv/lib/python3*/site-packages/caffe
 	$(BIN)/python tests/report/chromium.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

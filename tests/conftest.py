@@ -45,8 +45,10 @@ def _index_in_process(
             answer = {"refusal": str(error)}
         return json.dumps(answer).encode(), 0
 
-    about_it = {"test_index_process.py", "test_hostile_files.py", "reliability"}
-    if not about_it & set(request.path.parts):
+    if request.path.name not in (
+        *("test_index_process.py", "test_hostile_files.py"),
+        *("test_fuzz.py", "test_hostile_readers.py", "test_poor_file_systems.py"),
+    ):
         monkeypatch.setattr(index_process, "run", run)
 
 
@@ -146,6 +148,14 @@ def explicit_features(split: Split, feature: str) -> np.ndarray:
                 product = np.einsum("ni,nj->nij", product, rows).reshape(len(rows), -1)
             parts.append(product)
     return unit(np.concatenate(parts, axis=1))
+
+
+def skip_without_bfloat16() -> None:
+    import openvino  # here, because few tests need it
+
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in capabilities:
+        pytest.skip("this processor has no instructions for bfloat16")
 
 
 SETTINGS = {

@@ -36,6 +36,7 @@ from fishing.backends import parse_device
 from fishing.cli.main import main
 from fishing.errors import BackendError
 from fishing.nets import load_net
+from forked_commands import ForkedCommands
 from nets.onnx_models import CHANNELS, CLASSES, Model
 
 PAGES = [
@@ -105,8 +106,7 @@ def server() -> Iterator[str]:
 def package(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
     """Copy the package, with stand-ins for the nets that would have to be fetched."""
     folder = tmp_path_factory.mktemp("package")
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "fishing", folder / "fishing", ignore=ignore)
+    shutil.copytree(ROOT / "fishing", folder / "fishing")
     tiny = ROOT / "models" / "tinyalexnet"
     (folder / "models").mkdir()
     (folder / "models" / "tinyalexnet").symlink_to(tiny)
@@ -227,14 +227,17 @@ def runs(
     """Run the pages side by side: most of their time goes into starting Python."""
     pool = ThreadPoolExecutor(os.cpu_count())
     futures = {}
-    for page in PAGES:
-        folder = tmp_path_factory.mktemp("page")
-        environment = _environment(
-            package, folder / "home" if page.name in FETCH else home
-        )
-        futures[page] = pool.submit(_run, page, begun, folder, environment)
-    yield futures
-    pool.shutdown(cancel_futures=True)
+    programs = tmp_path_factory.mktemp("bin")
+    with ForkedCommands(programs, _environment(package, home)):
+        for page in PAGES:
+            folder = tmp_path_factory.mktemp("page")
+            environment = _environment(
+                package, folder / "home" if page.name in FETCH else home
+            )
+            environment["PATH"] = f"{programs}:{environment['PATH']}"
+            futures[page] = pool.submit(_run, page, begun, folder, environment)
+        yield futures
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,9 +10,9 @@ from .features import main_feature as main_feature
 from .features import parse_feature as parse_feature
 from .gram_matrices import Kernel as Kernel
 from .gram_matrices import Kernels as Kernels
-from .gram_matrices import UnitRows as UnitRows
 from .gram_matrices import blobs_of_feature as blobs_of_feature
 from .gram_matrices import cosines as cosines
 from .gram_matrices import feature_kernel as feature_kernel
 from .gram_matrices import gram as gram
 from .gram_matrices import gram_products as gram_products
+from .unit_rows import UnitRows as UnitRows

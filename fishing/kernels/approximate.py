@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from fishing.errors import EvaluationError
 from fishing.kernels.gram_matrices import (
-    UnitRows,
     blobs_of_feature,
     feature_kernel,
     gram_products,
 )
+from fishing.kernels.unit_rows import UnitRows
 from fishing.store import Rows, Split
 
 
@@ -126,7 +126,8 @@ class LandmarkMap:
         }
         kernel = feature_kernel(self._feature, itself)[:][:, 0]
         squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-        return np.maximum(kernel - squares, 0)
+        lacking: NDArray[np.float64] = np.maximum(kernel - squares, 0)
+        return lacking
 
     def _kernel(self, images: Mapping[str, UnitRows]) -> NDArray[np.float64]:
         """Compute the kernel of images with the landmarks; shape (n, m)."""

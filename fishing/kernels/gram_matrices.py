@@ -9,7 +9,6 @@ columns at a time.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -19,6 +18,7 @@ from scipy.linalg.blas import sgemm, ssyrk
 
 from fishing.errors import EvaluationError
 from fishing.kernels.features import choose_features, feature_blobs, parse_feature
+from fishing.kernels.unit_rows import UnitRows
 from fishing.processes import blas_threads, in_threads
 from fishing.store import Rows, Split, row_blocks
 
@@ -27,8 +27,8 @@ Gram: TypeAlias = NDArray[np.float32]
 # 128 MiB a panel: HDF5 is slow at reading a few columns of each row.
 _PANEL_VALUES = 2**25
 _PANEL_STEP = 512
-
-_log = logging.getLogger(__name__)
+# So few products with each row take less time than scaling the rows.
+_FEW = 16
 
 
 def gram(
@@ -201,91 +201,6 @@ def cosines(blob: str, a: Rows, b: Rows) -> Gram:
     return gram_products(columns, rows)[0]
 
 
-class UnitRows:
-    """The rows of a blob, each scaled to unit norm; rows of zeros stay zeros.
-
-    Parameters
-    ----------
-    rows : array_like of float32, shape (n, d)
-        They are read by blocks of rows here, and by panels of columns later.
-    blob : str
-        The name of the blob, for messages.
-
-    Attributes
-    ----------
-    norms : ndarray of float64, shape (n,)
-        The l2-norms of the rows, as they were.
-
-    Raises
-    ------
-    EvaluationError
-        If a value is not finite.
-    """
-
-    def __init__(self, rows: Rows, blob: str) -> None:
-        n, self.width = rows.shape
-        self._rows, self._blob = rows, blob
-        squares = np.empty(n)
-
-        def add_up(block: slice) -> None:
-            squares[block] = _squared_norms(rows[block])
-
-        in_threads(add_up, row_blocks(n))
-        if not np.isfinite(squares).all():
-            bad = int(np.flatnonzero(~np.isfinite(squares))[0])
-            raise EvaluationError(
-                f"expected finite values, found NaN or infinity in {blob}, row {bad}; "
-                "extract the features anew, or look at the weights of the net"
-            )
-        self.norms = np.sqrt(squares)
-        scale = np.divide(1, self.norms, out=np.zeros(n), where=self.norms > 0)
-        # Twice as fast as float64, which inverses of extreme norms need.
-        is_plain = ((scale > 1e-30) & (scale < 1e30)) | (scale == 0)
-        self._scale = scale.astype(np.float32) if is_plain.all() else scale
-
-    def __len__(self) -> int:
-        return len(self.norms)
-
-    def checked(self) -> UnitRows:
-        """Warn of rows of zeros; raise an EvaluationError if there are no others."""
-        n, n_zero = len(self), int((self.norms == 0).sum())
-        if n_zero == n > 0:
-            raise EvaluationError(
-                f"expected values, found nothing but zeros in {self._blob}, where the "
-                "net is dead; look at its weights, or leave out the features made of it"
-            )
-        if n_zero:
-            _log.warning(
-                "%d of %d rows of %s are all zeros; their similarity to any image is 0",
-                *(n_zero, n, self._blob),
-            )
-        return self
-
-    def panel(self, columns: slice) -> Gram:
-        """Read and scale some columns; shape (n, columns)."""
-        panel = np.empty((len(self), columns.stop - columns.start), np.float32)
-
-        def fill(block: slice) -> None:
-            values, scale = self._rows[block, columns], self._scale[block, None]
-            np.multiply(values, scale, out=panel[block], casting="same_kind")
-
-        in_threads(fill, row_blocks(len(self)))
-        return panel
-
-
-def _squared_norms(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Add up the squares of each row; shape (n,)."""
-    total: NDArray[np.float64] = np.zeros(len(values))
-    for j in range(0, values.shape[1], 256):  # so many are exact enough in float32
-        part = values[:, j : j + 256]
-        total += np.einsum("ij,ij->i", part, part)
-    if values.shape[1] >= 256 and ((total > 1e-20) & (total < 1e30)).all():
-        return total
-    # In float64 no square of a float32 overflows or vanishes.
-    total = np.einsum("ij,ij->i", values, values, dtype=np.float64)
-    return total
-
-
 def gram_products(rows: UnitRows, *others: UnitRows) -> list[Gram]:
     """Compute the inner products of n rows with others, which may be the same ones.
 
@@ -310,6 +225,8 @@ def gram_products(rows: UnitRows, *others: UnitRows) -> list[Gram]:
                 f"expected rows of one width, found {other.width} and {rows.width} "
                 "values; both sides must come from the same net"
             )
+    if rows.unscaled is not None and max(map(len, others)) <= _FEW:
+        return [_few_products(rows.unscaled, other) * rows.scale for other in others]
     # BLAS wants columns one after the other: these are the transposes.
     K = [np.zeros((len(rows), len(other)), np.float32, order="F") for other in others]
     for columns in _panels(max(map(len, (rows, *others))), rows.width):
@@ -328,6 +245,15 @@ def gram_products(rows: UnitRows, *others: UnitRows) -> list[Gram]:
         if other is rows:
             _mirror(product)
     return [product.T for product in K]
+
+
+def _few_products(values: Gram, few: UnitRows) -> Gram:
+    """Compute the inner products of a few unit rows with n others; shape (few, n)."""
+    products = np.zeros((len(few), len(values)), np.float32)
+    with blas_threads():
+        for columns in _panels(len(values), few.width):
+            products += few.panel(columns) @ values[:, columns].T
+    return products
 
 
 def _mirror(K: Gram) -> None:

@@ -71,26 +71,25 @@ def rank_images(
         Counts the images of each split.
     """
     best: dict[str, list[Neighbour]] = {feature: [] for feature in features}
-    seen = set(left_out)
     kernels = block_kernels(
         features, query, ((split.blobs, rows) for _, split, rows in blocks)
     )
     for (name, split, rows), similarities in zip(blocks, kernels, strict=True):
-        places = np.r_[rows].tolist()
-        ids = [split.image_id[i] for i in places]
-        fresh = np.array([image_id not in seen for image_id in ids])
-        seen.update(ids)
+        places = np.r_[rows]
         for feature in features:
-            similarity = similarities[feature][0]
-            order = np.argsort(-similarity, kind="stable")
+            similarity, nearest = similarities[feature][0], best[feature]
+            worst = nearest[-1].similarity if len(nearest) == k else -np.inf
+            better = np.flatnonzero(similarity > worst)
+            order = better[np.argsort(-similarity[better], kind="stable")]
+            known = {*left_out, *(n.image_id for n in nearest)}
+            fresh = (j for j in order if split.image_id[places[j]] not in known)
             found = [
-                _neighbour(split, name, places[j], similarity[j])
-                for j in order[fresh[order]][:k]
+                _neighbour(split, name, int(places[j]), similarity[j])
+                for j in islice(fresh, k)
             ]
             # Sorting is stable, so equal ones keep the order of the file.
-            merged = sorted(best[feature] + found, key=lambda n: -n.similarity)
-            best[feature] = merged[:k]
-        progress(name, places[-1] + 1, len(split), "images")
+            best[feature] = sorted(nearest + found, key=lambda n: -n.similarity)[:k]
+        progress(name, int(places[-1]) + 1, len(split), "images")
     return best
 
 

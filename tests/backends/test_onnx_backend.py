@@ -12,13 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 from numpy.typing import NDArray
 from same_blobs import assert_same_blobs, smooth_images
 
+from conftest import skip_without_bfloat16
 from fishing.backends import Backend, choose_backend, open_backend
 from fishing.backends.caffe import CaffeBackend
 from fishing.backends.onnx import OnnxBackend
@@ -67,11 +67,9 @@ def test_photographs_by_all_backends(shared: Path, tau: float) -> None:
 
 def test_bfloat16_where_the_processor_has_it() -> None:
     """bfloat16 keeps 8 bits of a number: blobs agree within a few per cent."""
+    skip_without_bfloat16()
     spec = load_net("tinyalexnet")
     settings = {"temperature": TAU, "batch_size": 8, "device": "cpu"}
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if "BF16" not in capabilities:
-        pytest.skip("this processor has no instructions for bfloat16")
     data = smooth_images(np.random.default_rng(2), 8, 64)
     exact, rounded = (
         open_backend(name, spec, **settings).run(data)

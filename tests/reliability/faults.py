@@ -7,12 +7,14 @@ preloaded and a net that costs nothing; `environment` preloads it into any proce
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,11 @@ def _main() -> None:
 
     for line in sys.stdin:
         arguments, folder, mode, nth, errno = json.loads(line)
-        with tempfile.TemporaryFile() as stderr, tempfile.TemporaryFile() as log:
+        with (
+            tempfile.TemporaryFile() as stderr,
+            tempfile.TemporaryFile() as log,
+            tempfile.TemporaryFile() as modules,
+        ):
 
             def tell(kind: str, n: int, to: Any = log) -> None:
                 os.write(to.fileno(), f"{kind} {n}\n".encode())
@@ -150,6 +156,9 @@ def _main() -> None:
                     code = int(end.code or 0)
                 finally:
                     n = faults.faults_count()
+                    modules.seek(0)
+                    modules.write("\n".join(sys.modules).encode())
+                    modules.flush()
                     faults.faults_arm(b"", b"count", 0, 0)
                     tell("operations", n)
                     sys.stderr.flush()
@@ -168,6 +177,11 @@ def _main() -> None:
                 "n_committed": sum(found.get("committed", [])),
                 "n_images": sum(found.get("images", [])),
             }
+            modules.seek(0)
+            for name in modules.read().decode().split():
+                if name not in sys.modules:  # spare the next fork the time
+                    with suppress(ImportError):
+                        importlib.import_module(name)
         print(json.dumps(record), flush=True)
 
 

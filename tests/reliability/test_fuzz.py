@@ -125,7 +125,7 @@ class _Fragile(fuzz.Reader):
 
 
 def test_a_campaign_notices(tmp_path: Path) -> None:
-    found = fuzz.campaign(_Fragile(), 60, seed=0, keep=tmp_path)
+    found = fuzz.campaign(_Fragile(), 100, seed=0, keep=tmp_path)
     assert found.findings is not None
     kinds = {what.split(" at ")[0] for what in found.findings}
     assert kinds == {"exit code -6", "ZeroDivisionError", "MemoryError"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,26 +45,37 @@ def _clusters(rng: np.random.Generator, n: int, prefix: str) -> Split:
     return make_split(rng, n, image_id=ids, blobs=blobs)
 
 
-@pytest.fixture(autouse=True)
-def _few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _few_candidates() -> Iterator[None]:
     """Let a search compare a few of the images, as it does of many."""
-    monkeypatch.setattr(indexing, "_N_CANDIDATES", (20, 40, 80))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexing, "_N_CANDIDATES", (20, 40, 80))
+        yield
 
 
-@pytest.fixture
-def splits(rng: np.random.Generator) -> Splits:
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    rng = np.random.default_rng(0)
     return {"trainval": _clusters(rng, N - 100, "a"), "test": _clusters(rng, 100, "b")}
 
 
-@pytest.fixture
-def features(tmp_path: Path, splits: Splits) -> Path:
-    return write_file(tmp_path / "f.h5", **splits)
+@pytest.fixture(scope="module")
+def made(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a features file and its index once; each test takes copies."""
+    folder = tmp_path_factory.mktemp("made")
+    features = write_file(folder / "f.h5", **splits)
+    build_index(features, folder / "dW7.faiss", feature="dW7")
+    return folder
 
 
 @pytest.fixture
-def index(tmp_path: Path, features: Path) -> Path:
-    build_index(features, tmp_path / "dW7.faiss", feature="dW7")
-    return tmp_path / "dW7.faiss"
+def features(tmp_path: Path, made: Path) -> Path:
+    return Path(shutil.copy(made / "f.h5", tmp_path))
+
+
+@pytest.fixture
+def index(tmp_path: Path, made: Path) -> Path:
+    return Path(shutil.copy(made / "dW7.faiss", tmp_path))
 
 
 def _recall(
@@ -195,8 +207,9 @@ def _check_same(found: list[Neighbour], exact: list[Neighbour]) -> None:
 
 
 def test_other_features_are_refused(
-    tmp_path: Path, rng: np.random.Generator, features: Path, index: Path
+    tmp_path: Path, features: Path, index: Path
 ) -> None:
+    rng = np.random.default_rng(7)
     other = write_file(
         tmp_path / "g.h5",
         **{"trainval": _clusters(rng, N - 100, "a"), "test": _clusters(rng, 100, "b")},
