@@ -7,6 +7,7 @@ its current folder and its standard streams.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -26,7 +27,6 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
     job = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [job], [0, 1, 2])
     code = server.recv(10)
-    server.recv(10)  # until the process has ended
 sys.exit(int(code or 1))
 """
 
@@ -81,9 +81,11 @@ def _main() -> None:
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
-            imported.write("".join(f"{name}\n" for name in sys.modules).encode())
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            os.write(imported.fileno(), "\n".join([*sys.modules, ""]).encode())
             connection.send(b"%d" % code)
-    sys.exit(code)
+            os._exit(code)  # threads of libraries did not survive the fork
 
 
 def _next_job(

@@ -16,6 +16,7 @@ import http.server
 import itertools
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -409,9 +410,15 @@ def test_a_wrong_command_is_found_out(line: str, data: Path) -> None:
     ],
     ids=lambda path: path.stem,
 )
-def test_scripts_start(script: Path, data: Path) -> None:
-    command = [sys.executable, str(script), "--help"]
-    subprocess.run(command, cwd=data, check=True)
+def test_scripts_start(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.syspath_prepend(str(script.parent))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    assert script.name in capsys.readouterr().out
 
 
 def test_a_wrong_device_is_found_out() -> None:

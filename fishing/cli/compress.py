@@ -36,6 +36,7 @@ from fishing.cli.progress import ProgressBar
     "trainval, or all splits if there is none of that name.",
 )
 @options.output(options.FILE, "small.h5", "Features file to write.")
+@options.threads
 @options.as_json
 def compress(
     features_file: Path,
@@ -48,8 +49,10 @@ def compress(
     """Make a small features file of FEATURES_FILE.
 
     Each blob is projected on its first principal directions, and its values are rounded
-    to a few bits. All commands take the small file as they take the large one; a photo
-    that is searched for is projected too.
+    to a few bits. The small file takes the place of the large one in evaluate, search,
+    index, retrieval, classify and report; a photo that is searched for is projected
+    too. What needs the values of the net itself refuses it: temper, select, and the
+    methods of score but for knn.
 
     \b
     Examples:
@@ -72,4 +75,4 @@ def compress(
     if as_json:
         print_json({"output": str(output), "bytes": sizes[1], "bytes_before": sizes[0]})
         return
-    click.echo(f"{output}: {sizes[1]:,} bytes, 1 to {sizes[0] / sizes[1]:.0f}")
+    click.echo(f"{output}: {sizes[1]:,} bytes, before {sizes[0]:,}")

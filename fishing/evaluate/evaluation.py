@@ -97,7 +97,8 @@ def evaluate(
         usable = usable_classes(
             training.classes, [train_labels], labels, f"'{train}' and '{test}'"
         )
-        landmarks = landmarks or landmarks_needed(training, testing)
+        if wanted := landmarks or landmarks_needed(training, testing):
+            landmarks = min(wanted, len(training))
         kernels = Kernels(training, testing)
 
         def rank(feature: str) -> NDArray[np.float64]:

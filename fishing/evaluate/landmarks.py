@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from fishing.errors import EvaluationError
+from fishing.errors import EvaluationError, one_line
 from fishing.evaluate.estimators import paired_blobs
 from fishing.evaluate.linear import train_linear
 from fishing.kernels import LandmarkMap, blobs_of_feature, choose_landmarks
@@ -166,4 +167,12 @@ def _matrix(n: int, width: int) -> NDArray[np.float32]:
     if 4 * n * width <= usable_memory() / 2:
         return np.empty((n, width), np.float32)
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the matrix keeps it open
+    try:  # a disk that fills up later would end the process
+        os.posix_fallocate(file.fileno(), 0, 4 * n * width)
+    except OSError as error:
+        raise EvaluationError(
+            f"expected {4e-9 * n * width:.1f} GB for vectors in "
+            f"{tempfile.gettempdir()}, found: {one_line(error)}; name another folder "
+            "in TMPDIR, or use fewer landmarks"
+        ) from None
     return np.memmap(file, np.float32, "w+", shape=(n, width))

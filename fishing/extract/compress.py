@@ -21,6 +21,7 @@ from fishing.extract.principal_directions import (
     principal_directions,
     unit,
 )
+from fishing.processes import blas_threads
 from fishing.progress import Progress, silent
 from fishing.store import (
     LARGEST,
@@ -92,7 +93,7 @@ def compress(
             f"expected from 1 to {MAX_DIMENSIONS} dimensions and a dtype of: "
             f"{' '.join(COMPRESSED_DTYPES)}; found {dimensions} and '{dtype}'"
         )
-    with FeaturesFile(path) as file:
+    with FeaturesFile(path) as file, blas_threads():
         learned = _check_source(file, splits)
         sample = RowSample([file[name] for name in learned])
         settings = _settings(file, dimensions, dtype, learned, len(sample))

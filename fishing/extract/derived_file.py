@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def was_derived(output: Path, settings: Mapping[str, Any], file: FeaturesFile) -
         return False
     try:
         with FeaturesFile(output) as other:
-            is_same = other.settings == settings and _lists(other) == _lists(file)
+            is_same = other.settings == settings and _images(other) == _images(file)
     except StoreError:
         is_same = False
     if not is_same:
@@ -42,8 +42,11 @@ def was_derived(output: Path, settings: Mapping[str, Any], file: FeaturesFile) -
     return True
 
 
-def _lists(file: FeaturesFile) -> dict[str, str]:
-    return {name: split.list_sha256 for name, split in file.splits.items()}
+def _images(file: FeaturesFile) -> dict[str, tuple[Sequence[str], ...]]:
+    return {
+        name: (split.list_sha256, split.image_id, split.failed_id)
+        for name, split in file.splits.items()
+    }
 
 
 def write_derived(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
@@ -199,7 +200,8 @@ def extract_lists(
     """Write the blobs of all images into a features file, by a net that stays loaded.
 
     The parameters are those of `extract`. With `may_lack_rows`, a list of which no
-    image can be read is no error: it may be a part of a longer one.
+    image can be read is no error: it may be a part of a longer one. It still is one if
+    none of its files exists, since their disk may not be there.
     """
     with FeaturesWriter(output, net.record, overwrite=overwrite) as writer:
         pending, n_damaged = writer.pending(lists), Counter[str]()
@@ -208,7 +210,8 @@ def extract_lists(
                 n_damaged[images.split] = _extract_split(
                     images, net, writer, strict, progress
                 )
-                if writer.n_failed(images.split) == len(images) and not may_lack_rows:
+                nothing = writer.n_failed(images.split) == len(images)
+                if nothing and not (may_lack_rows and _is_there(images)):
                     writer.discard(images.split)
                     raise none_can_be_read(images)
             writer.publish(progress)
@@ -224,6 +227,11 @@ def extract_lists(
             )
             for images in lists
         ]
+
+
+def _is_there(images: ImageList) -> bool:
+    """Tell whether a list is empty, or one of its files exists."""
+    return not images.path or any(map(os.path.exists, images.path))
 
 
 def none_can_be_read(images: ImageList) -> DataError:

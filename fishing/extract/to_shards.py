@@ -32,6 +32,7 @@ from fishing.store import (
     Manifest,
     Shard,
     begin_shards,
+    is_begun,
     read_manifest,
     record_shard,
     remember_data,
@@ -118,6 +119,9 @@ def extract_shards(
         )
     with NetOnDemand(settings, device=device, batch_size=size) as net:
         run = circumstances(net.settings.backend, device, size, usable_cores())
+        if not is_begun(folder):  # what the net refuses is refused before
+            _check_batch_size(net, size)
+            net.widths()
         begin_shards(folder, new_manifest(net.record, run, lists, cuts))
         chosen = range(n_shards) if shard is None else [shard]
         sizes = [n_images(cuts[number]) for number in chosen]
@@ -244,11 +248,8 @@ def make_shard(
     is_damaged = bool(found) and not _is_whole(path, found, shard)
     if is_damaged:
         _log.warning("%s is damaged, and is made anew", path)
-    if (is_damaged or not found) and net.load().batch_size != batch_size:
-        raise NetError(
-            f"expected --batch-size {net.load().batch_size}, the only one that "
-            f"{net.settings.net.name} takes, found {batch_size}"
-        )
+    if is_damaged or not found:
+        _check_batch_size(net, batch_size)
     done = extract_lists(
         *(net, parts, path),
         overwrite=is_damaged,
@@ -259,6 +260,15 @@ def make_shard(
     rows = {one.split: one.n_images - one.n_failed for one in done}
     record_shard(folder, number, rows, _sha256(path))
     return done
+
+
+def _check_batch_size(net: NetOnDemand, batch_size: int) -> None:
+    """Refuse another batch size than the only one of a net."""
+    if net.load().batch_size != batch_size:
+        raise NetError(
+            f"expected --batch-size {net.load().batch_size}, the only one that "
+            f"{net.settings.net.name} takes, found {batch_size}"
+        )
 
 
 def _sha256(path: Path) -> str:
@@ -333,7 +343,7 @@ def _together(images: ImageList, done: Sequence[Extracted]) -> Extracted:
         images.split,
         sum(one.n_images for one in parts),
         sum(one.n_failed for one in parts),
-        was_there=all(one.was_there for one in parts),
+        was_there=bool(parts) and all(one.was_there for one in parts),
         n_damaged=sum(one.n_damaged for one in parts),
         left_alone=dict(images.left_alone),
     )

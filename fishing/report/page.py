@@ -137,7 +137,7 @@ def _tempered(
         other = read_record(path.parent)
         tau = other["source"].get("temperature")
         same = {**other["source"], "temperature": record["source"]["temperature"]}
-        keys = ("protocol", "train", "test", "C", "lists", "folds")
+        keys = ("protocol", "train", "test", "C", "lists", "folds", "landmarks")
         if same == record["source"] and all(
             other.get(key) == record.get(key) for key in keys
         ):
@@ -150,17 +150,27 @@ def _commands(record: dict[str, Any]) -> list[str]:
     """Write the commands that make these results, quoted for a shell."""
     source, train, test = (record[key] for key in ("source", "train", "test"))
     file = Path(record["features_file"]).name
+    projection = source.get("projection")
+    extracted = "extracted.h5" if projection else file
     extract = ["fishing", "extract", "--net", source["net"]]
     for split in dict.fromkeys((train, test)):
         extract += ["--split", split]
     extract += ["--backend", source["backend"]]
     extract += ["--temperature", f"{source['temperature']:g}"]
     for key in ("dtype", "compression"):
-        if key in source:
+        if key in source and not projection:
             extract += [f"--{key}", str(source[key])]
     if source.get("gpu_math") == "tf32":
         extract += ["--device", "gpu:0", "--tf32"]
-    extract += ["--output", file]
+    extract += ["--output", extracted]
+    commands = [extract]
+    if projection:
+        compress = ["fishing", "compress", extracted, "--output", file]
+        compress += ["--dimensions", str(projection["dimensions"])]
+        compress += ["--dtype", str(source.get("dtype", "float32"))]
+        for split in projection["splits"]:
+            compress += ["--split", split]
+        commands.append(compress)
     evaluate = ["fishing", "evaluate", file]
     if "folds" in record:
         evaluate += ["--split", test, "--folds", str(record["folds"])]
@@ -171,4 +181,6 @@ def _commands(record: dict[str, Any]) -> list[str]:
         how = record["bootstrap"]
         evaluate += ["--bootstrap", f"{how['resamples']:g}"]
         evaluate += ["--reference", how["reference"]]
-    return [shlex.join(extract), shlex.join(evaluate)]
+    if "landmarks" in record:
+        evaluate += ["--landmarks", str(record["landmarks"])]
+    return [shlex.join(command) for command in (*commands, evaluate)]

@@ -92,6 +92,7 @@ def build_index(
             return _found(output, file, feature)
         if not sum(map(len, file.splits.values())):
             raise StoreError(f"{path}: expected images, found none; extract some")
+        file.verify(progress)  # damage must not get into an index that looks whole
         try:
             with whole_file(output) as unfinished, unfinished.open("w+b") as target:
                 header = _write(file, feature, target, progress)

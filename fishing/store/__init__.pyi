@@ -7,6 +7,7 @@ from .format import PROJECTION as PROJECTION
 from .manifest import Manifest as Manifest
 from .manifest import Shard as Shard
 from .manifest import begin_shards as begin_shards
+from .manifest import is_begun as is_begun
 from .manifest import one_client as one_client
 from .manifest import read_manifest as read_manifest
 from .manifest import record_shard as record_shard

@@ -78,6 +78,11 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / "shards" / f"{number:05d}.h5"
 
 
+def is_begun(folder: Path) -> bool:
+    """Tell whether a folder has a manifest."""
+    return (folder / MANIFEST).exists()
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of a folder; raises StoreError."""
     path = folder / MANIFEST
@@ -95,8 +100,9 @@ def read_manifest(folder: Path) -> Manifest:
             _check_parts(split, digest, shards)
     except FileNotFoundError:
         raise StoreError(
-            f"expected a features file or a folder of shards at '{folder}', found a "
-            f"folder without {MANIFEST}; `fishing extract --shards` makes one"
+            f"expected a features file or a folder of shards at '{folder}', found "
+            f"{f'a folder without {MANIFEST}' if folder.is_dir() else 'none'}; "
+            "`fishing extract --shards` makes one"
         ) from None
     except (*BAD_INDEX, RecursionError) as error:
         raise StoreError(
@@ -164,7 +170,7 @@ def begin_shards(folder: Path, new: Manifest) -> Manifest:
         images, settings, versions or threads.
     """
     with _alone(folder):
-        if (folder / MANIFEST).exists():
+        if is_begun(folder):
             found = read_manifest(folder)
             _check_same(new, found, folder)
             return found

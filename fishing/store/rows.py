@@ -88,11 +88,27 @@ class SlicedRows(ABC):
         if isinstance(row_key, slice) and row_key.step in (None, 1):
             found = self._read(row_key, columns)[:, column_key]
             return found
-        rows = np.arange(len(self))[row_key]
+        rows = self._places(row_key)
         taken = self._take(np.ravel(rows), columns)
         place = every if isinstance(row_key, slice) else np.arange(rows.size)
         found = taken[place if rows.ndim else 0, column_key]
         return found
+
+    def _places(self, key: Any) -> NDArray[np.intp]:
+        """Return the places that a key names, without negative ones."""
+        n = len(self)
+        if isinstance(key, slice):
+            return np.arange(*key.indices(n))
+        places = np.asarray(key)
+        if places.dtype.kind not in "iu":  # numpy knows what it means
+            masked: NDArray[np.intp] = np.arange(n)[key]
+            return masked
+        if places.size and not -n <= places.min() <= places.max() < n:
+            raise IndexError(
+                f"expected places from {-n} to {n - 1}, found {places.min()} to "
+                f"{places.max()}"
+            )
+        return np.where(places < 0, places + n, places)
 
     def _take(self, rows: NDArray[np.intp], columns: slice) -> NDArray[np.float32]:
         """Read rows in any order, those of one block from the first to the last."""

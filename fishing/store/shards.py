@@ -189,6 +189,10 @@ def _open(
 ) -> OpenShard:
     """Open a shard, and check that it is the part that the manifest says."""
     path, shard = shard_path(folder, number), manifest.shards[number]
+    if path.is_dir():
+        raise StoreError(
+            f"{path}: expected a shard, found a folder; remove it and make it anew"
+        )
     file = open_file(path)
     check_same_settings(
         *(manifest.settings, file.settings, path), "remove it and make it anew"

@@ -140,8 +140,10 @@ def scores(
             "energy": lambda split, rows: _energy(split, rows, temperature),
             "gradnorm": _gradient_norm,
         }
-        chosen = _choose(methods, blobs, reference)
-        if set(chosen) != {"knn"}:  # the others need the logits themselves
+        # The others need the logits themselves.
+        allowed = ["knn"] if file.projection and reference is not None else methods
+        chosen = _choose(methods or allowed, blobs, reference)
+        if set(chosen) != {"knn"}:
             check_not_projected(file)
         if "knn" in chosen and reference is not None:
             (chosen_feature,) = choose_features([feature or main_feature(blobs)], blobs)

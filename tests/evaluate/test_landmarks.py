@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -162,6 +164,19 @@ def test_the_command_says_what_it_used(file: Path, tmp_path: Path) -> None:
     assert record["landmarks"] == 50
 
 
+def test_vectors_that_fill_up_the_disk(file: Path, monkeypatch) -> None:
+    """A process that wrote beyond a full disk by mapped memory would be killed."""
+
+    def no_room(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(landmarks, "usable_memory", lambda: 0)
+    assert "landmarks" in evaluate(file, features=["x7"]).record
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    with pytest.raises(EvaluationError, match="found: No space left on device; name"):
+        evaluate(file, features=["x7"])
+
+
 def test_landmarks_where_exact_kernels_do_not_fit(
     file: Path, monkeypatch, caplog
 ) -> None:
@@ -170,7 +185,8 @@ def test_landmarks_where_exact_kernels_do_not_fit(
     monkeypatch.setattr(landmarks, "usable_memory", lambda: needed)
     assert "landmarks" not in evaluate(file, features=["x7"]).record
     monkeypatch.setattr(landmarks, "usable_memory", lambda: needed - 1)
-    assert evaluate(file, features=["x7"]).record["landmarks"] == 4096
+    # All of them are landmarks, since they are fewer than 4096.
+    assert evaluate(file, features=["x7"]).record["landmarks"] == 300
     assert "exact kernels of 300 and 200 images take" in caplog.text
 
 

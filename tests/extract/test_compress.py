@@ -197,6 +197,17 @@ def test_the_same_work_gives_the_same_bytes_once(source: Path, tmp_path: Path) -
         compress(source, a, dimensions=5)
 
 
+def test_another_file_of_the_same_list_is_not_passed_over(tmp_path: Path, rng) -> None:
+    path, small = tmp_path / "f.h5", tmp_path / "s.h5"
+    split = make_split(rng, 30, failed=(3,))
+    write_features(path, SETTINGS, {"all": split})
+    compress(path, small, dimensions=5)
+    path.unlink()
+    write_features(path, SETTINGS, {"all": make_split(rng, 31)})
+    with pytest.raises(StoreError, match="found another; remove it"):
+        compress(path, small, dimensions=5)
+
+
 def test_rows_of_zeros_stay_zeros(tmp_path: Path, rng) -> None:
     blobs = dict(_all(_split(rng, 50)))
     blobs["forward/x7"][7] = 0

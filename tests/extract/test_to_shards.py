@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -289,6 +290,38 @@ def test_a_list_without_any_row_is_an_error(tmp_path: Path, net: MarkerNet) -> N
     extract_shards(SETTINGS, lists, tmp_path / "f", 3, shard=0, batch_size=3)
     with pytest.raises(DataError, match="none of 9 can be read"):
         extract_shards(SETTINGS, lists, tmp_path / "f", 3, batch_size=3)
+
+
+def test_images_that_are_not_there_make_no_shard(
+    tmp_path: Path, net: MarkerNet
+) -> None:
+    """A machine that lacks the disk would otherwise record shards without rows."""
+    lists = _unreadable(tmp_path / "images", 0)
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(DataError, match="none of 3 can be read, such as"):
+            extract_shards(SETTINGS, lists, tmp_path / "f", 3, shard=1, batch_size=3)
+    (tmp_path / "elsewhere").rename(tmp_path / "images")
+    extract_shards(SETTINGS, lists, tmp_path / "f", 3, batch_size=3)
+    with FeaturesFile(tmp_path / "f") as file:
+        assert len(file["all"]) == 9
+
+
+def test_what_the_net_refuses_leaves_no_folder(
+    lists: list[ImageList], tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, stored=("forward/x4", "backward/y5"))
+    with pytest.raises(NetError, match="another --feature"):
+        extract_shards(settings, lists, tmp_path / "f", 2, batch_size=3)
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_folder_in_the_place_of_a_shard_is_named(folder: Path) -> None:
+    path = shard_path(folder, 0)
+    path.unlink()
+    path.symlink_to(folder)
+    with pytest.raises(StoreError, match=r"00000\.h5: expected a shard"):
+        FeaturesFile(folder)
 
 
 def test_progress_counts_all_shards_as_one(
