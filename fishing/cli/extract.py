@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -15,6 +15,16 @@ from fishing.cli.progress import ProgressBar
 from fishing.errors import printable
 
 _N_KINDS = 6  # of suffixes that are named
+
+
+class _NumberOfShards(click.IntRange):
+    """A number of shards, or ``auto``."""
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, *rest: Any) -> Any:
+        return value if value == "auto" else super().convert(value, *rest)
 
 
 @click.command()
@@ -50,8 +60,9 @@ _N_KINDS = 6  # of suffixes that are named
     "--shards",
     "n_shards",
     metavar="N",
-    type=click.IntRange(min=1),
-    help="Write a folder of N shards, each a features file of a part of the lists.",
+    type=_NumberOfShards(),
+    help="Write a folder of N shards, each a features file of a part of the lists; "
+    "auto makes shards of about 10,000 images.",
 )
 @click.option(
     "--shard",
@@ -80,7 +91,7 @@ def extract(
     output: Path | None,
     settings: dict[str, Any],
     features: tuple[str, ...],
-    n_shards: int | None,
+    n_shards: int | Literal["auto"] | None,
     shard: int | None,
     scheduler: str | None,
     overwrite: bool,
@@ -103,7 +114,12 @@ def extract(
       fishing extract --net vgg16 --data photos --shards 64 --output photos
       fishing extract --net vgg16 --data photos --shards 64 --scheduler local
     """  # noqa: D301 - a backspace tells click to keep the lines that follow
-    from fishing.extract import extract, extract_on_cluster, extract_shards
+    from fishing.extract import (
+        default_n_shards,
+        extract,
+        extract_on_cluster,
+        extract_shards,
+    )
     from fishing.images import read_splits
     from fishing.kernels import feature_blobs
     from fishing.nets import load_net
@@ -121,6 +137,8 @@ def extract(
     stored = {blob for name in features for blob in feature_blobs(name)}
     chosen = ExtractionSettings(load_net(net), **settings, stored=tuple(sorted(stored)))
     lists = read_splits(data, splits)
+    if n_shards == "auto":
+        n_shards = default_n_shards(lists)
     with ProgressBar() as progress:
         run |= {"data": data, "progress": progress}
         if n_shards is None:

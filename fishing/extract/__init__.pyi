@@ -2,6 +2,7 @@ from .cluster import extract_on_cluster as extract_on_cluster
 from .compress import COMPRESSED_DTYPES as COMPRESSED_DTYPES
 from .compress import compress as compress
 from .compress import project as project
+from .cut_lists import default_n_shards as default_n_shards
 from .derived_file import check_not_projected as check_not_projected
 from .import_net import ImportedNet as ImportedNet
 from .import_net import import_caffe as import_caffe

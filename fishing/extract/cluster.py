@@ -19,6 +19,7 @@ from queue import Empty, Queue
 from typing import Any
 
 from fishing.errors import FishingError, InUseError, one_line
+from fishing.extract.cut_lists import cut, n_images, parts_of
 from fishing.extract.dask_client import lost, open_client
 from fishing.extract.shard_task import Work, make_on_worker
 from fishing.extract.to_file import Extracted, NetOnDemand
@@ -26,11 +27,8 @@ from fishing.extract.to_shards import (
     BATCH_SIZE,
     circumstances,
     conclude,
-    cut,
     find_whole,
-    n_images,
     new_manifest,
-    parts_of,
 )
 from fishing.images import ImageList
 from fishing.nets import NetSpec

@@ -13,8 +13,9 @@ from threading import Lock
 from typing import Any
 
 from fishing.errors import FishingError
+from fishing.extract.cut_lists import n_images
 from fishing.extract.to_file import NetOnDemand
-from fishing.extract.to_shards import circumstances, make_shard, n_images, of_all
+from fishing.extract.to_shards import circumstances, make_shard, of_all
 from fishing.images import ImageList
 from fishing.processes import use_threads
 from fishing.progress import Progress

@@ -6,7 +6,6 @@ batch size. So all batches, and thus all rows, are those of a single run.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any
 
 from fishing import __version__
 from fishing.errors import DataError, NetError, StoreError, one_line
+from fishing.extract.cut_lists import cut, n_images, parts_of
 from fishing.extract.to_file import (
     Extracted,
     NetOnDemand,
@@ -162,52 +162,6 @@ def conclude(
     return [_together(images, done) for images in lists]
 
 
-def cut(
-    lists: Sequence[ImageList], n_shards: int, batch_size: int
-) -> list[dict[str, list[int]]]:
-    """Cut lists into shards of whole batches, as equal as these allow.
-
-    Returns
-    -------
-    list of dict of str to list of int
-        For each shard, where its part of each split begins and ends.
-
-    Raises
-    ------
-    DataError
-        If there are more shards than batches.
-
-    Examples
-    --------
-    >>> images = ImageList("test", tuple("abcde"), (Path(),) * 5)
-    >>> cut([images], 2, 2)
-    [{'test': [0, 2]}, {'test': [2, 5]}]
-    """
-    batches = [
-        (images.split, start, min(start + batch_size, len(images)))
-        for images in lists
-        for start in range(0, len(images), batch_size)
-    ]
-    n = len(batches)
-    if not 1 <= n_shards <= n:
-        raise DataError(
-            f"expected 1 to {n} shards, since there are {n} batches of {batch_size} "
-            f"images, found {n_shards}; choose another --shards or --batch-size"
-        )
-    shards: list[dict[str, list[int]]] = []
-    for i in range(n_shards):
-        parts: dict[str, list[int]] = {}
-        for split, start, stop in batches[i * n // n_shards : (i + 1) * n // n_shards]:
-            parts.setdefault(split, [start, stop])[1] = stop
-        shards.append(parts)
-    return shards
-
-
-def n_images(part: Mapping[str, Sequence[int]]) -> int:
-    """Count the images of a shard."""
-    return sum(stop - start for start, stop in part.values())
-
-
 def circumstances(
     backend: str, device: str, batch_size: int, threads: int
 ) -> dict[str, Any]:
@@ -293,27 +247,6 @@ def _is_whole(path: Path, sha256: str, shard: Shard) -> bool:
     except StoreError:
         return False
     return True
-
-
-def parts_of(
-    lists: Sequence[ImageList], part: Mapping[str, Sequence[int]]
-) -> list[ImageList]:
-    """Take the parts of the lists that belong to a shard."""
-    return [_part(one, *part[one.split]) for one in lists if one.split in part]
-
-
-def _part(images: ImageList, start: int, stop: int) -> ImageList:
-    """Take the images of a list from one place to another."""
-    return dataclasses.replace(
-        images,
-        image_id=images.image_id[start:stop],
-        path=images.path[start:stop],
-        labels=None if images.labels is None else images.labels[start:stop],
-        failed={
-            i - start: why for i, why in images.failed.items() if start <= i < stop
-        },
-        left_alone={},
-    )
 
 
 def of_all(

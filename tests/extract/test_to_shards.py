@@ -24,6 +24,7 @@ from fishing.errors import DataError, NetError, StoreError
 from fishing.evaluate import evaluate
 from fishing.extract import (
     compress,
+    cut_lists,
     extract,
     extract_shards,
     temper,
@@ -290,6 +291,18 @@ def test_a_list_without_any_row_is_an_error(tmp_path: Path, net: MarkerNet) -> N
     extract_shards(SETTINGS, lists, tmp_path / "f", 3, shard=0, batch_size=3)
     with pytest.raises(DataError, match="none of 9 can be read"):
         extract_shards(SETTINGS, lists, tmp_path / "f", 3, batch_size=3)
+
+
+def test_shards_of_about_ten_thousand_images(
+    photos: Path, tmp_path: Path, net: MarkerNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut_lists, "_SHARD_IMAGES", 10)
+    command = ["extract", "--net", "tinyalexnet", "--data", str(photos)]
+    command += ["--split", "trainval", "--split", "test", "--batch-size", "3"]
+    output = str(tmp_path / "f")
+    done = CliRunner().invoke(main, [*command, "--shards", "auto", "--output", output])
+    assert done.exit_code == 0, done.output
+    assert len(read_manifest(tmp_path / "f").shards) == 5  # of 51
 
 
 def test_images_that_are_not_there_make_no_shard(

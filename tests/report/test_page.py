@@ -428,3 +428,24 @@ def test_the_commands_say_what_determines_the_values() -> None:
         assert option in extract_command
     assert extract_command.endswith("--output 'my f.h5'")
     assert "--train train --test val --protocol voc2012 -C 1" in evaluate_command
+    assert "--landmarks" not in evaluate_command
+
+
+def test_the_commands_of_a_compressed_file_and_of_landmarks() -> None:
+    projection = {"dimensions": 64, "splits": ["train"], "rows": 9}
+    record = {
+        "source": {
+            **{"net": "vgg16", "backend": "onnx", "temperature": 2.0},
+            **{"dtype": "int8", "projection": projection},
+        },
+        **{"train": "train", "test": "val", "protocol": "voc2012", "C": 1.0},
+        **{"features_file": "small.h5", "landmarks": 100},
+    }
+    extract_command, compress_command, evaluate_command = _commands(record)
+    assert "--dtype" not in extract_command
+    assert extract_command.endswith("--output extracted.h5")
+    assert compress_command == (
+        "fishing compress extracted.h5 --output small.h5 --dimensions 64 --dtype int8 "
+        "--split train"
+    )
+    assert evaluate_command.endswith("--landmarks 100")

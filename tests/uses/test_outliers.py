@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from conftest import explicit_features, make_split, write_file
 from fishing.cli.main import main
 from fishing.errors import DataError, EvaluationError, StoreError
+from fishing.extract import compress
 from fishing.search import build_index
 from fishing.store import Split
 from fishing.uses import scores, separation, separations, write_scores
@@ -151,6 +152,16 @@ def test_an_index_gives_the_distances_of_all_pairs(
         )
     with pytest.raises(EvaluationError, match=f"index for x6, found one for {feature}"):
         scores(file, ["out"], reference="trainval", feature="x6", index=index)
+
+
+def test_a_compressed_file_allows_distances_alone(tmp_path: Path, splits) -> None:
+    file = write_file(tmp_path / "f.h5", **splits)
+    small = compress(file, tmp_path / "s.h5", dimensions=3)
+    found = scores(small, ["out"], reference="trainval")
+    assert list(found.scores) == ["knn"]
+    for options in ({}, {"methods": ["msp"], "reference": "trainval"}):
+        with pytest.raises(StoreError, match="name the file that it was made of"):
+            scores(small, ["out"], **options)
 
 
 def test_parquet_has_what_csv_has(tmp_path: Path, splits) -> None:
