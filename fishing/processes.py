@@ -129,11 +129,12 @@ _blas_users: list[Any] = []  # who is in `blas_threads`: the limits, then None f
 
 
 @contextmanager
-def blas_threads() -> Iterator[None]:
+def blas_threads(most: int | None = None) -> Iterator[None]:
     """Let products of matrices in the block use no more threads than `usable_cores`.
 
-    BLAS itself heeds no quota. If several threads are in such a block, the limits end
-    with the last one.
+    BLAS itself heeds no quota. Where threads compute products side by side, `most` is
+    1, since the threads of BLAS would wait for each other. If several threads are in
+    such a block, the limits end with the last one.
     """
     with _blas_lock:
         limits = None
@@ -142,7 +143,7 @@ def blas_threads() -> Iterator[None]:
             # A user may have set less, by OPENBLAS_NUM_THREADS and the like.
             now = [one["num_threads"] for one in blas.info()] if not _chosen else []
             _let_any_thread_set_limits()
-            limits = blas.limit(limits=min([usable_cores(), *now]))
+            limits = blas.limit(limits=min([most or usable_cores(), *now]))
         _blas_users.append(limits)
     try:
         yield

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from campaigns.forked_index import Forks
 from fishing.errors import StoreError
 from fishing.nets import BLOBS
 from fishing.store import Split, index, index_process, write_features
@@ -28,14 +29,21 @@ def shared() -> Path:
     return folder
 
 
+# Tests of the process that indexes features files, and of files that may crash it.
+_ABOUT_THE_PROCESS = ("test_index_process.py", "test_fuzz.py")
+_CRASHING = ("test_hostile_files.py", "test_hostile_readers.py")
+
+
+@pytest.fixture(scope="session")
+def _forks() -> Forks:
+    return Forks(index_process.CPU_SECONDS)
+
+
 @pytest.fixture(autouse=True)
 def _index_in_process(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Spare tests the start of a process for each features file that they open.
-
-    Some tests are about that process.
-    """
+    """Spare tests the start of a process for each features file that they open."""
 
     def run(task: str, file: OpenFile) -> tuple[bytes, int]:
         assert file.descriptor is not None
@@ -45,10 +53,10 @@ def _index_in_process(
             answer = {"refusal": str(error)}
         return json.dumps(answer).encode(), 0
 
-    if request.path.name not in (
-        *("test_index_process.py", "test_hostile_files.py"),
-        *("test_fuzz.py", "test_hostile_readers.py", "test_poor_file_systems.py"),
-    ):
+    if request.path.name in _CRASHING:
+        forks = request.getfixturevalue("_forks")
+        monkeypatch.setattr(index_process, "start", forks.start)
+    elif request.path.name not in _ABOUT_THE_PROCESS:
         monkeypatch.setattr(index_process, "run", run)
 
 

@@ -28,7 +28,7 @@ Gram: TypeAlias = NDArray[np.float32]
 _PANEL_VALUES = 2**25
 _PANEL_STEP = 512
 # So few products with each row take less time than scaling the rows.
-_FEW = 16
+_FEW = 256
 
 
 def gram(

@@ -257,7 +257,10 @@ def _exact_nearest(
     for block, kernels in zip(blocks, found, strict=True):
         K, places = kernels[feature], np.arange(block.start, block.stop)
         K[queries[:, None] == places] = -np.inf
-        K = np.concatenate([best, K], axis=1)
+        is_better = best.min(axis=1, keepdims=True) < K
+        better = np.flatnonzero(is_better.any(axis=0))
+        places = places[better]
+        K = np.concatenate([best, K[:, better]], axis=1)
         where = np.concatenate(
             [nearest, np.broadcast_to(places, (len(queries), len(places)))], axis=1
         )

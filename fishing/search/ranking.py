@@ -133,7 +133,7 @@ def block_kernels(
     rest = enumerate(blocks)
     # Threads share out blocks rather than their products, which are small.
     while group := list(islice(rest, _AT_ONCE)):
-        with blas_threads():
+        with blas_threads(1):
             in_threads(compute, group)
         for number, _ in group:
             yield found.pop(number)
