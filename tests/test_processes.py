@@ -382,7 +382,7 @@ def test_every_command_that_computes_has_the_option() -> None:
         for name, command in main.commands.items()
         if "threads" not in {option.name for option in command.params}
     }
-    assert without == {"compress", "fetch", "import", "export", "photographs"}
+    assert without == {"fetch", "import", "export", "photographs"}
 
 
 _COUNTED = """

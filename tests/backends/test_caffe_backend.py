@@ -57,7 +57,7 @@ def weights(spec: NetSpec) -> dict[str, tuple[Array, Array]]:
 
 @pytest.fixture(scope="module")
 def data(spec: NetSpec) -> NDArray[np.float32]:
-    return smooth_images(np.random.default_rng(2), 5, spec.preprocess.height)
+    return smooth_images(np.random.default_rng(2), 3, spec.preprocess.height)
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,9 @@ def test_the_other_backends_make_the_same(
 def _compare_others(
     spec: NetSpec, data: NDArray[np.float32], blobs: dict[str, Array], tau: float
 ) -> None:
-    some = {name: values[:3] for name, values in blobs.items()}
     for maker in (OnnxBackend, OpenvinoBackend):
-        backend = maker(spec, temperature=tau, batch_size=3, device="cpu")
-        assert_same_blobs(backend.run(data[:3]), some)
+        backend = maker(spec, temperature=tau, batch_size=len(data), device="cpu")
+        assert_same_blobs(backend.run(data), blobs)
         assert {k: v.shape[1] for k, v in blobs.items()} == backend.widths
         backend.close()
 
