@@ -105,10 +105,10 @@ def build_index(
 
 
 def measure_index(path: Path, index: Path, progress: Progress = silent) -> float:
-    """Measure which share of the exact top 10 a search with an index finds.
+    """Measure what share of the exact top 10 a search with an index finds.
 
-    The queries are at most a hundred images of the file, at equal distances; they are
-    not those by which the index was built.
+    The queries are at most a hundred images of the file, at equal distances. If it has
+    200 images or more, they are not those by which the index was built.
 
     Parameters
     ----------
