@@ -177,8 +177,8 @@ class IndexFile:
 
     def _refusal(self, error: Exception) -> StoreError:
         return StoreError(
-            f"{self._path}: expected a whole index file, found {one_line(error)}; make "
-            "it anew with `fishing index`"
+            f"{self._path}: expected a whole index file, found {one_line(error)}; "
+            "remove it and make it anew with `fishing index`"
         )
 
 

@@ -24,6 +24,7 @@ from fishing.store.format import (
     DTYPES,
     FORMAT,
     FORMAT_VERSION,
+    MAX_ROWS,
     PROJECTION,
     SHA256,
 )
@@ -67,7 +68,8 @@ def write_features(
     Raises
     ------
     StoreError
-        If a split has no blobs, or one that docs/format.md does not name.
+        If a split has no blobs, or one that docs/format.md does not name; or if it has
+        more images than a file may hold.
     OSError
         If the disk is full or lost.
     """
@@ -76,6 +78,11 @@ def write_features(
             raise StoreError(
                 f"expected blobs of: {' '.join(BLOBS)}; found "
                 f"{' '.join(split.blobs) or 'none'} in split '{name}'"
+            )
+        if len(split) > MAX_ROWS:
+            raise StoreError(
+                f"expected at most {MAX_ROWS} images in a split of one file, found "
+                f"{len(split)} in split '{name}'; keep them in a folder of shards"
             )
     with (
         Output(path) as target,

@@ -21,6 +21,7 @@ from fishing.store import (
     describe,
     storage_settings,
     verify,
+    write,
     write_features,
 )
 from fishing.store.settings import STORAGE
@@ -69,6 +70,14 @@ def test_the_layout_is_the_documented_one(tmp_path: Path, rng) -> None:
         assert file["test/image_id"].asstr()[0] == "im0000"
         assert file["test/failed/image_id"].asstr()[:].tolist() == ["im0001"]
         assert file["test/failed/reason"].asstr()[:].tolist() == ["empty file"]
+
+
+def test_more_images_than_a_file_may_hold(tmp_path: Path, rng, monkeypatch) -> None:
+    monkeypatch.setattr(write, "MAX_ROWS", 5)
+    write_file(tmp_path / "f.h5", test=make_split(rng, 5))
+    with pytest.raises(StoreError, match="at most 5 images in a split of one file"):
+        write_file(tmp_path / "g.h5", test=make_split(rng, 6))
+    assert not (tmp_path / "g.h5").exists()
 
 
 def test_same_splits_same_bytes(tmp_path: Path, rng) -> None:
