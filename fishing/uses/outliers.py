@@ -143,6 +143,12 @@ def scores(
         # The others need the logits themselves.
         allowed = ["knn"] if file.projection and reference is not None else methods
         chosen = _choose(methods or allowed, blobs, reference)
+        if index is not None and "knn" not in chosen:
+            raise EvaluationError(
+                "expected knn, the only method that takes an index, found "
+                f"{' '.join(chosen)}; name a split with --reference, or leave out "
+                "--index"
+            )
         if set(chosen) != {"knn"}:
             check_not_projected(file)
         if "knn" in chosen and reference is not None:

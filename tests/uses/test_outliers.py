@@ -150,6 +150,8 @@ def test_an_index_gives_the_distances_of_all_pairs(
         np.testing.assert_allclose(
             found.scores["knn"], exact.scores["knn"], rtol=1e-5, atol=1e-6
         )
+    with pytest.raises(EvaluationError, match="the only method that takes an index"):
+        scores(file, ["out"], index=index)
     with pytest.raises(EvaluationError, match=f"index for x6, found one for {feature}"):
         scores(file, ["out"], reference="trainval", feature="x6", index=index)
 
