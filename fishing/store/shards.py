@@ -175,7 +175,7 @@ def _refuse_missing(folder: Path, manifest: Manifest) -> None:
         more = " ..." if len(missing) > _MOST_NAMED else ""
         n = len(manifest.shards)
         raise StoreError(
-            f"{folder}: expected {n} shards, found that {len(missing)} are missing or "
+            f"{folder}: expected {n} shards, found {len(missing)} of them missing or "
             f"not finished: {named}{more}; `fishing extract --shards {n} --shard "
             f"{missing[0]}` with the same options makes the first of them"
         )

@@ -137,7 +137,7 @@ def test_missing_shards_are_named(folder: Path) -> None:
 
 def test_a_shard_that_is_not_recorded_is_missing(folder: Path) -> None:
     record_shard(folder, 1, {}, "")
-    with pytest.raises(StoreError, match="1 are missing or not finished: 00001;"):
+    with pytest.raises(StoreError, match="1 of them missing or not finished: 00001;"):
         FeaturesFile(folder)
 
 
