@@ -131,7 +131,7 @@ def test_missing_shards_are_named(folder: Path) -> None:
     shard_path(folder, 2).unlink()
     shard_path(folder, 0).unlink()
     for reader in (FeaturesFile, verify, describe, load):
-        with pytest.raises(StoreError, match=r"2 are missing.*: 00000 00002;"):
+        with pytest.raises(StoreError, match=r"2 of them missing.*: 00000 00002;"):
             reader(folder)
 
 
