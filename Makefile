@@ -89,4 +89,4 @@ bench: caffe-patched
 	$(BIN)/python tests/benchmarks/storage.py
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv build fishing.egg-info
