@@ -5,7 +5,8 @@ VOCdevkit holds a few made-up images, and alexnet and vgg16 are TinyAlexNet unde
 names, fetched from a server of this machine. A `text` block is what the block before it
 prints: its lines, or how they begin, up to the last digits of figures.
 
-Some commands are checked instead of run; `_instead` says which, how and why.
+Forks of one process run `fishing` (forked_commands.py). Some commands are checked
+instead of run; `_instead` says which, how and why.
 """
 
 from __future__ import annotations
