@@ -76,7 +76,7 @@ threads = click.option(
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    show_default="32 on the CPU, as many as fit into memory on a GPU",
+    show_default="32; on a GPU as many as fit into memory, but for shards",
     help="Number of images that the net processes at once.",
 )
 
