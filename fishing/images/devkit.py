@@ -51,11 +51,12 @@ def read_devkit_split(devkit: Path, split: str, finder: Finder) -> ImageList:
     images = find_listed(file, read_lines(file), finder)
     suffix = f"_{split}.txt"
     # A file of ids alone is the list of another split, not a class.
-    found = ((f, read_lines(f)) for f in sorted(folder.glob(f"*{suffix}")))
-    files = {f: lines for f, lines in found if len(lines[0][1]) > 1}
+    files = [
+        f for f in sorted(folder.glob(f"*{suffix}")) if len(read_lines(f)[0][1]) > 1
+    ]
     classes = tuple(file.name.removesuffix(suffix) for file in files)
     check_classes(classes, len(images), folder)
-    columns = [_read_labels(*item, images, finder) for item in files.items()]
+    columns = [_read_labels(file, images, finder) for file in files]
     ids = tuple(image.id for image in images)
     return ImageList(
         split=split,
@@ -69,16 +70,13 @@ def read_devkit_split(devkit: Path, split: str, finder: Finder) -> ImageList:
 
 
 def _read_labels(
-    file: Path,
-    lines: Sequence[tuple[int, Sequence[str]]],
-    images: Sequence[Listed],
-    finder: Finder,
+    file: Path, images: Sequence[Listed], finder: Finder
 ) -> NDArray[np.int8]:
-    """Take the labels of one class from its file, in the order of the images."""
+    """Read the labels of one class, in the order of the images."""
     places = {image.id: i for i, image in enumerate(images)}
     paths = {image.path: i for i, image in enumerate(images)}
     labels: dict[int, int] = {}
-    for number, fields in lines:
+    for number, fields in read_lines(file):
         if len(fields) < 2 or fields[-1] not in _LABELS:
             raise DataError(
                 f"{file}, line {number}: expected 'id label' with a label of -1, 0 "
