@@ -115,8 +115,23 @@ class LandmarkMap:
     ) -> NDArray[np.float64]:
         """Compute what the kernel of each image with itself has beyond |z|^2.
 
-        Landmarks have next to none. Parameters are images and their vectors; the
-        result has shape (n,).
+        Landmarks have next to none.
+
+        Parameters
+        ----------
+        images : mapping of str to array_like of float32, shape (n, d)
+        vectors : ndarray of float32, shape (n, width)
+            What the map makes of them.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            Not negative.
+
+        Raises
+        ------
+        EvaluationError
+            If a blob is missing.
         """
         blobs = blobs_of_feature(self._feature, images)
         # Unit rows have 1, and rows of zeros 0.

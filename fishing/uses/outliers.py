@@ -140,9 +140,9 @@ def scores(
             "energy": lambda split, rows: _energy(split, rows, temperature),
             "gradnorm": _gradient_norm,
         }
-        # The others need the logits themselves.
-        allowed = ["knn"] if file.projection and reference is not None else methods
-        chosen = _choose(methods or allowed, blobs, reference)
+        if file.projection and reference is not None:
+            methods = methods or ["knn"]  # the others need the logits themselves
+        chosen = _choose(methods, blobs, reference)
         if index is not None and "knn" not in chosen:
             raise EvaluationError(
                 "expected knn, the only method that takes an index, found "
