@@ -260,9 +260,9 @@ def _patch(rng: np.random.Generator, half: Pixels, size: int) -> Pixels:
     y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
     patch = half[y : y + side, x : x + side]
     if rng.random() < 0.5:
-        patch = patch[:, ::-1]
+        patch = cv2.flip(patch, 1)
     # Area averaging avoids aliasing in a shrunk patch, but cannot enlarge one.
     how = cv2.INTER_AREA if side >= size else cv2.INTER_LINEAR
-    resized = cv2.resize(np.ascontiguousarray(patch), (size, size), interpolation=how)
+    resized = cv2.resize(patch, (size, size), interpolation=how)
     brighter = resized.astype(np.float64) * rng.uniform(*_BRIGHTNESS)
     return np.clip(np.rint(brighter), 0, 255).astype(np.uint8)

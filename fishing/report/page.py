@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,19 +81,12 @@ def write_report(
         thumbnails = _thumbnails(ranked.image_id, record["test"], data, evaluation.data)
         sections = Sections(record, ranked, testing, thumbnails)
         variables = sections.variables(_tempered(results, record), progress)
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("fishing.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    ).get_template("page.html.j2")
     versions = {
         **record["versions"],
         "matplotlib (this page)": version("matplotlib"),
         "fishing (this page)": __version__,
     }
-    html = template.render(variables, commands=_commands(record), versions=versions)
+    html = _template().render(variables, commands=_commands(record), versions=versions)
     try:
         for name, svg in sections.plots.items():
             write_whole(output / "plots" / f"{name}.svg", svg)
@@ -104,6 +98,17 @@ def write_report(
             "another --output"
         ) from None
     return path
+
+
+@cache
+def _template() -> jinja2.Template:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("fishing.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    ).get_template("page.html.j2")
 
 
 def _thumbnails(

@@ -328,7 +328,9 @@ def test_too_little_memory_is_an_error(
 
 
 @pytest.mark.parametrize("ask", [describe, verify])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSYS, 1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSYS, signal.SIGUSR1]
+)
 def test_a_process_that_others_end_tells_nothing_of_the_file(
     ask: Callable[[Path], Any], number: int, path: Path, monkeypatch
 ) -> None:
