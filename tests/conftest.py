@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ from fishing.errors import StoreError
 from fishing.nets import BLOBS
 from fishing.store import Split, index, index_process, write_features
 from fishing.store.values import OpenFile
+from forked_commands import ForkedCommands
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +30,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.fail(f"this test needs the shared test data in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give a `fishing` that is spared its imports (see forked_commands.py)."""
+    with ForkedCommands(tmp_path_factory.mktemp("program"), os.environ) as commands:
+        yield commands.program
 
 
 # Tests of the process that indexes features files, and of files that may crash it.

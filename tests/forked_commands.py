@@ -2,7 +2,7 @@
 
 Most of the time of a short command goes into imports. The program that
 `ForkedCommands` writes looks like `fishing`: a fork gets its arguments, its variables,
-its current folder and its standard streams.
+its current folder and its standard streams. Signals do not reach the fork.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ class ForkedCommands:
     """A program `fishing` in a folder, and the process that forks.
 
     A context manager; the process gets these variables.
+
+    Attributes
+    ----------
+    program : Path
+    environment : mapping of str to str
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self.folder = folder
+        self.program, self.environment = folder / "fishing", environment
         address = folder / "socket"
-        program = folder / "fishing"
-        program.write_text(_PROGRAM.format(python=sys.executable, address=str(address)))
-        program.chmod(0o755)
+        self.program.write_text(
+            _PROGRAM.format(python=sys.executable, address=str(address))
+        )
+        self.program.chmod(0o755)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(address))
         self._listener.listen()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import click
-from click.core import ParameterSource
 
 from fishing.cli import options
 from fishing.cli.printing import print_json
@@ -15,6 +15,8 @@ from fishing.cli.progress import ProgressBar
 from fishing.errors import printable
 
 _N_KINDS = 6  # of suffixes that are named
+# Variables in which SLURM and Kubernetes tell a task of an array job its number.
+_TASK_OF_JOB = "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"
 
 
 class _NumberOfShards(click.IntRange):
@@ -68,8 +70,7 @@ class _NumberOfShards(click.IntRange):
     "--shard",
     metavar="I",
     type=click.IntRange(min=0),
-    envvar=["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"],
-    show_default="SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, or else all shards",
+    show_default=f"{' or '.join(_TASK_OF_JOB)}, or else all shards",
     help="Make only this one of the shards, which count from 0.",
 )
 @click.option(
@@ -125,12 +126,11 @@ def extract(
     from fishing.nets import load_net
     from fishing.store import ExtractionSettings
 
-    source = click.get_current_context().get_parameter_source("shard")
-    if n_shards is None and source is ParameterSource.COMMANDLINE:
+    if n_shards is None and shard is not None:
         raise click.UsageError("--shard needs --shards.")
     if n_shards is None and scheduler is not None:
         raise click.UsageError("--scheduler needs --shards.")
-    if source is ParameterSource.COMMANDLINE and scheduler is not None:
+    if shard is not None and scheduler is not None:
         raise click.UsageError("--scheduler makes all shards; leave out --shard.")
     if n_shards is not None and overwrite:
         raise click.UsageError("To make shards anew, remove their folder.")
@@ -146,7 +146,7 @@ def extract(
             outcome = extract(chosen, lists, output, overwrite=overwrite, **run)
         elif scheduler is None:
             output = output or Path("features")
-            run["shard"] = shard
+            run["shard"] = _task_of_job() if shard is None else shard
             outcome = extract_shards(chosen, lists, output, n_shards, **run)
         else:
             output = output or Path("features")
@@ -165,6 +165,20 @@ def extract(
         )
         if one.left_alone:
             click.echo(printable(f"left alone: {_kinds(one.left_alone)}"))
+
+
+def _task_of_job() -> int | None:
+    """Return the number of this task of an array job, which counts from 0."""
+    for name in _TASK_OF_JOB:
+        number = os.environ.get(name)
+        if number is not None:
+            if not number.isdecimal():
+                raise click.UsageError(
+                    f"expected the number of a shard in {name}, found '{number}'; "
+                    "choose the shard with --shard."
+                )
+            return int(number)
+    return None
 
 
 def _kinds(left_alone: dict[str, int]) -> str:

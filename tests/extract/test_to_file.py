@@ -288,13 +288,14 @@ def test_images_are_not_read_far_ahead(tmp_path: Path, net, monkeypatch) -> None
 @pytest.mark.parametrize("backend", ["caffe", "onnx"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_the_real_command_is_killed_and_taken_up(
-    devkit: Path, tmp_path: Path, how: signal.Signals, backend: str
+    program: Path, devkit: Path, tmp_path: Path, how: signal.Signals, backend: str
 ) -> None:
     """Kill an extraction at work, twice, and compare the bytes."""
-    command = [sys.executable, "-m", "fishing", "extract", "--net", "tinyalexnet"]
-    command += ["--data", str(devkit), "--batch-size", "2", "--backend", backend]
-    command += ["--split", "trainval", "--split", "test", "--output"]
-    subprocess.run([*command, tmp_path / "whole.h5"], check=True)
+    extract = ["extract", "--net", "tinyalexnet", "--data", str(devkit)]
+    extract += ["--batch-size", "2", "--backend", backend]
+    extract += ["--split", "trainval", "--split", "test", "--output"]
+    command = [sys.executable, "-m", "fishing", *extract]
+    subprocess.run([program, *extract, tmp_path / "whole.h5"], check=True)
     path = tmp_path / "f.h5"
     journal = tmp_path / "f.h5.partial" / "trainval.journal"
     for n_lines in (3, 7):
@@ -308,6 +309,6 @@ def test_the_real_command_is_killed_and_taken_up(
         assert process.returncode == (130 if how == signal.SIGINT else -how)
         assert b"Traceback" not in said
         assert not path.exists()
-    subprocess.run([*command, path], check=True)
+    subprocess.run([program, *extract, path], check=True)
     assert path.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert not journal.parent.exists()

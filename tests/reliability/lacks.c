@@ -1,5 +1,5 @@
 /* A poor file system, for tests: preloaded into a process, it refuses one kind of call
- * to what lies below a folder. LACKS="folder call errno". */
+ * to what lies below a folder. LACKS="folder call errno", which a fork may change. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -13,17 +13,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char folder[4096], call[32];
-static int code;
-
-__attribute__((constructor)) static void start(void) {
-    const char *text = getenv("LACKS");
-    if (text) sscanf(text, "%4095s %31s %d", folder, call, &code);
-}
-
 static int lacks(const char *name, const char *path) {
-    if (!folder[0] || strcmp(name, call) || strncmp(path, folder, strlen(folder)))
-        return 0;
+    const char *text = getenv("LACKS");
+    char folder[4096], call[32];
+    int code;
+    if (!text || sscanf(text, "%4095s %31s %d", folder, call, &code) < 3) return 0;
+    if (strcmp(name, call) || strncmp(path, folder, strlen(folder))) return 0;
     errno = code;
     return 1;
 }

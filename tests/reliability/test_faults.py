@@ -286,11 +286,21 @@ def test_both_backends_are_killed(devkit: Path, tmp_path: Path, backend: str) ->
     assert nth > 50
 
 
+@pytest.fixture(scope="module")
+def whole(
+    program: Path, devkit: Path, tmp_path_factory: pytest.TempPathFactory
+) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "f.h5"
+    _, _, _, *arguments = _command(devkit, path)
+    subprocess.run([program, *arguments], check=True)
+    return path.read_bytes()
+
+
 def _limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 
 
-def test_files_that_may_not_grow(devkit: Path, tmp_path: Path) -> None:
+def test_files_that_may_not_grow(whole: bytes, devkit: Path, tmp_path: Path) -> None:
     """Let the system refuse a real run to write more than a few batches."""
     command = _command(devkit, tmp_path / "f.h5")
     done = subprocess.run(command, capture_output=True, preexec_fn=_limit_file_size)
@@ -298,8 +308,7 @@ def test_files_that_may_not_grow(devkit: Path, tmp_path: Path) -> None:
     assert b"f.h5 cannot be written: File too large; once that is mended" in done.stderr
     assert done.stderr.count(b"\n") == 2  # with the line that says what runs
     subprocess.run(command, check=True)
-    subprocess.run(_command(devkit, tmp_path / "whole.h5"), check=True)
-    assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert (tmp_path / "f.h5").read_bytes() == whole
 
 
 _ON_A_SMALL_DISK = """
@@ -313,7 +322,7 @@ rm "$DISK/other"
 """
 
 
-def test_a_small_disk(devkit: Path, tmp_path: Path) -> None:
+def test_a_small_disk(whole: bytes, devkit: Path, tmp_path: Path) -> None:
     """Fill a disk of 2 MB, and make room on it."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -328,15 +337,13 @@ def test_a_small_disk(devkit: Path, tmp_path: Path) -> None:
         pytest.skip("this system lets nobody mount a disk")
     assert "code 2\nf.h5.partial\nother\n" in done.stdout, done
     assert done.stderr.count("cannot be written: No space left on device;") == 1
-    subprocess.run(_command(devkit, tmp_path / "whole.h5"), check=True)
-    assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert (tmp_path / "f.h5").read_bytes() == whole
 
 
 def test_a_second_run_is_refused_and_a_dead_one_is_not_waited_for(
-    devkit: Path, tmp_path: Path
+    whole: bytes, devkit: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "f.h5"
-    subprocess.run(_command(devkit, tmp_path / "whole.h5"), check=True)
     first = subprocess.Popen(_command(devkit, path), stderr=subprocess.PIPE)
     journal = tmp_path / "f.h5.partial" / "trainval.journal"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
@@ -351,4 +358,4 @@ def test_a_second_run_is_refused_and_a_dead_one_is_not_waited_for(
     first.communicate()
     assert holder in (journal.parent / "lock").read_text()
     subprocess.run(_command(devkit, path), check=True)
-    assert path.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert path.read_bytes() == whole

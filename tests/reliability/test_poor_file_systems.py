@@ -1,6 +1,6 @@
 """Calls that network shares, FUSE and the like do not offer, one at a time.
 
-`lacks.c` is preloaded into real commands.
+`lacks.c` is preloaded into the process that forks the commands.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fishing import files, mounts
 from fishing.nets import load_net, read_weights, weights_path
+from forked_commands import ForkedCommands
 
 # What weakens a promise: the warning names the call.
 _WEAKER = {
@@ -35,21 +36,24 @@ _FAILURES = {  # a failing disk is still one
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    library = tmp_path_factory.mktemp("lacks") / "lacks.so"
+def lacking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCommands]:
+    folder = tmp_path_factory.mktemp("lacks")
+    library = folder / "lacks.so"
     source = Path(__file__).with_name("lacks.c")
     command = ["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"]
     subprocess.run(list(map(str, command)), check=True)
-    return library
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    with ForkedCommands(folder, environment) as commands:
+        yield commands
 
 
 def _run(
-    library: Path, below: Path, call: str, error: str, *arguments: object
+    lacking: ForkedCommands, below: Path, call: str, error: str, *arguments: object
 ) -> subprocess.CompletedProcess[str]:
     lack = f"{os.path.realpath(below)} {call} {getattr(errno, error)}"
     return subprocess.run(
-        [sys.executable, "-m", "fishing", *map(str, arguments)],
-        env={**os.environ, "LD_PRELOAD": str(library), "LACKS": lack},
+        [lacking.program, *map(str, arguments)],
+        env={**lacking.environment, "LACKS": lack},
         capture_output=True,
         text=True,
     )
@@ -61,10 +65,9 @@ def _extract(devkit: Path, path: Path) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def whole(devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def whole(program, devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "f.h5"
-    command = [sys.executable, "-m", "fishing", *map(str, _extract(devkit, path))]
-    subprocess.run(command, check=True)
+    subprocess.run([program, *map(str, _extract(devkit, path))], check=True)
     return path.read_bytes()
 
 
@@ -73,11 +76,11 @@ def whole(devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     [(*key, error) for key, errors in _WEAKER.items() for error in errors],
 )
 def test_a_weaker_promise_is_one_warning(
-    library, devkit: Path, tmp_path: Path, whole: bytes, call, words, error
+    lacking, devkit: Path, tmp_path: Path, whole: bytes, call, words, error
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    done = _run(library, disk, call, error, *_extract(devkit, disk / "f.h5"))
+    done = _run(lacking, disk, call, error, *_extract(devkit, disk / "f.h5"))
     assert done.returncode == 0, done.stderr
     (line,) = [text for text in done.stderr.splitlines() if "runs on" not in text]
     assert line.startswith("fishing: the file system ")
@@ -91,11 +94,11 @@ def test_a_weaker_promise_is_one_warning(
     [(*key, error) for key, errors in _NEEDED.items() for error in errors],
 )
 def test_a_call_that_is_needed_is_named_with_the_mount(
-    library, devkit: Path, tmp_path: Path, call, words, error
+    lacking, devkit: Path, tmp_path: Path, call, words, error
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    done = _run(library, disk, call, error, *_extract(devkit, disk / "f.h5"))
+    done = _run(lacking, disk, call, error, *_extract(devkit, disk / "f.h5"))
     assert done.returncode == 2
     (line,) = [text for text in done.stderr.splitlines() if "runs on" not in text]
     assert f"{mounts.file_system(disk)} does not offer {words}" in line
@@ -107,11 +110,11 @@ def test_a_call_that_is_needed_is_named_with_the_mount(
     ("call", "error"), [(call, e) for call, errors in _FAILURES.items() for e in errors]
 )
 def test_a_failing_disk_is_no_poor_one(
-    library, devkit: Path, tmp_path: Path, call: str, error: str
+    lacking, devkit: Path, tmp_path: Path, call: str, error: str
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    done = _run(library, disk, call, error, *_extract(devkit, disk / "f.h5"))
+    done = _run(lacking, disk, call, error, *_extract(devkit, disk / "f.h5"))
     assert done.returncode == 2
     assert "does not offer" not in done.stderr
     assert os.strerror(getattr(errno, error)) in done.stderr
@@ -121,7 +124,7 @@ def test_a_failing_disk_is_no_poor_one(
 @pytest.mark.parametrize("call", ["mmap", "tmpfile", "ftruncate"])
 @pytest.mark.parametrize("backend", ["onnx", "caffe"])
 def test_other_ways_are_taken_without_a_word(
-    library, devkit: Path, tmp_path: Path, call: str, backend: str
+    lacking, devkit: Path, tmp_path: Path, call: str, backend: str
 ) -> None:
     """Weights are read that cannot be mapped; new rows need no cutting."""
     below = Path("/") if call == "tmpfile" else tmp_path
@@ -133,7 +136,7 @@ def test_other_ways_are_taken_without_a_word(
     command[command.index("tinyalexnet")] = net
     if call == "ftruncate":
         below = tmp_path / "f.h5.partial" / "test"
-    done = _run(library, below, call, "ENODEV", *command, "--backend", backend)
+    done = _run(lacking, below, call, "ENODEV", *command, "--backend", backend)
     assert done.returncode == 0, done.stderr
     assert "offer" not in done.stderr
 
