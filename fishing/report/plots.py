@@ -71,23 +71,39 @@ def colour(feature: str) -> str:
     return COLOURS.get(feature, _OTHER)
 
 
-def precision_recall_plot(curves: Mapping[str, Curve]) -> str:
-    """Draw the curves of one class in one plot, with ids ``curve-<feature>``."""
-    with mpl.rc_context(_STYLE):
-        figure, ax = _figure(_WIDTH, 3.6)
-        for feature, (recall, precision) in curves.items():
-            # The curve starts at the left edge, with the precision at its first image.
-            (line,) = ax.plot(
-                np.concatenate([[0.0], recall]),
-                np.concatenate([precision[:1], precision]),
-                color=colour(feature),
-                linewidth=1.7,
-                solid_joinstyle="round",
-            )
-            line.set_gid(f"curve-{feature}")
-        ax.set(xlim=(0, 1.005), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision")
-        ax.grid(True)
-        return _svg(figure)
+class PrecisionRecallPlots:
+    """Draws the curves of one class after another.
+
+    All plots share their axes, since laying these out takes most of the time.
+    """
+
+    def __init__(self) -> None:
+        with mpl.rc_context(_STYLE):
+            self._figure, self._ax = _figure(_WIDTH, 3.6)
+            self._ax.set(xlim=(0, 1.005), ylim=(0, 1.02))
+            self._ax.set(xlabel="Recall", ylabel="Precision")
+            self._ax.grid(True)
+            self._figure.draw_without_rendering()
+            self._figure.set_layout_engine("none")
+
+    def __call__(self, curves: Mapping[str, Curve]) -> str:
+        """Draw the curves of one class, with ids ``curve-<feature>``."""
+        for line in list(self._ax.lines):
+            line.remove()
+        with mpl.rc_context(_STYLE):
+            for feature, (recall, precision) in curves.items():
+                # It starts at the left edge, with the precision at its first image.
+                (line,) = self._ax.plot(
+                    np.concatenate([[0.0], recall]),
+                    np.concatenate([precision[:1], precision]),
+                    color=colour(feature),
+                    linewidth=1.7,
+                    solid_joinstyle="round",
+                    scalex=False,
+                    scaley=False,
+                )
+                line.set_gid(f"curve-{feature}")
+            return _svg(self._figure)
 
 
 def difference_plot(

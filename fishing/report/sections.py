@@ -12,12 +12,12 @@ from fishing.paper import paper_figures, paper_source, published_figures
 from fishing.progress import Progress
 from fishing.report.plots import (
     COLOURS,
+    PrecisionRecallPlots,
     difference_plot,
     for_page,
     gram_plot,
     means_plot,
     norms_plot,
-    precision_recall_plot,
     temperature_plot,
 )
 from fishing.report.statistics import (
@@ -57,6 +57,7 @@ class Sections:
             testing.devkit, record["test"], record["source"]["net"]
         )
         self.plots: dict[str, str] = {}
+        self._precision_recall_plot = PrecisionRecallPlots()
 
     def variables(
         self, tempered: Sequence[tuple[float, dict[str, Any]]], progress: Progress
@@ -202,7 +203,7 @@ class Sections:
             "n_ranked": int((labels != 0).sum()),
             "plot": self._plot(
                 f"precision-recall-{column}",
-                precision_recall_plot(curves),
+                self._precision_recall_plot(curves),
                 f"Precision over recall, class {name}",
             ),
             "rankings": {

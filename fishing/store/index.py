@@ -13,6 +13,7 @@ The answer is a mapping with ``outline`` (the attributes, and the ``shape`` and
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import time
@@ -97,10 +98,11 @@ def read_index(descriptor: int) -> dict[str, Any]:
     size = os.fstat(descriptor).st_size
     with _opened(Input(descriptor, size)) as file:
         _check_version(file)
-        found = _describe(file, size)
+        parts = _Parts(file)
+        found = _describe(parts, size)
         for reason in found["damage"].values():
             raise ValueError(reason)
-        _check_others(file, size, found["outline"])
+        _check_others(parts, size, found["outline"])
         return found
 
 
@@ -112,7 +114,7 @@ def survey(descriptor: int) -> dict[str, Any]:
     size = os.fstat(descriptor).st_size
     with _opened(Input(descriptor, _FAR_AWAY)) as file:
         _check_version(file)
-        return _describe(file, size)
+        return _describe(_Parts(file), size)
 
 
 def plain(value: Any) -> Any:
@@ -126,7 +128,8 @@ def plain(value: Any) -> Any:
 
 def read_outline(file: h5py.File, names: list[str]) -> dict[str, Any]:
     """Collect attributes, shapes and types of the parts of a file that are there."""
-    return {name: _form(part) for name in names if (part := _open_part(file, name))}
+    parts = _Parts(file)
+    return {name: _form(part) for name in names if (part := parts.open(name))}
 
 
 def part_names(splits: list[str]) -> list[str]:
@@ -176,11 +179,9 @@ def _check_disk(source: Input) -> None:
 
 
 def _check_version(file: h5py.File) -> None:
-    for name in {"format", "format_version"} & set(file.attrs):
-        _check_attribute(file, name)
-    if plain(file.attrs.get("format")) != FORMAT:
+    if "format" not in file.attrs or _attribute(file, "format") != FORMAT:
         raise ValueError("an HDF5 file of another kind")
-    version = plain(file.attrs["format_version"])
+    version = _attribute(file, "format_version")
     if version != FORMAT_VERSION:
         age = "an earlier" if version in (1, 2) else "another"
         raise ValueError(
@@ -188,20 +189,69 @@ def _check_version(file: h5py.File) -> None:
         )
 
 
-def _describe(file: h5py.File, size: int) -> dict[str, Any]:
+class _Parts:
+    """The groups and datasets of a file, each opened once.
+
+    Links that lead elsewhere are not followed.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
+        self._opened: dict[str, Any] = {"": file}
+
+    def open(self, path: str) -> Any:
+        """Open a group or dataset, or return None if there is none."""
+        path = path.strip("/")
+        if path in self._opened:
+            return self._opened[path]
+        above, _, name = path.rpartition("/")
+        group = self.open(above)
+        if group is None:
+            return None
+        if not isinstance(group, h5py.Group):
+            raise ValueError(f"no group at {group.name}")
+        if not group.id.links.exists(name.encode()):
+            return None
+        _check_link(group, name.encode())
+        self._opened[path] = group[name]
+        return self._opened[path]
+
+    def walk(self) -> Iterator[tuple[str, Any]]:
+        """Yield all of them; raise ValueError where a link leads elsewhere."""
+        waiting, seen = [("", self.file)], set()
+        while waiting:
+            path, item = waiting.pop()
+            place = h5py.h5o.get_info(item.id).addr
+            if place in seen:
+                raise ValueError(f"one object under two names, such as {item.name!a}")
+            seen.add(place)
+            yield path or "/", item
+            if not isinstance(item, h5py.Group):
+                continue
+            if len(seen) + len(waiting) + len(item.id) > _MAX_OBJECTS:
+                raise ValueError(f"more than {_MAX_OBJECTS} groups and datasets")
+            for name in list(item.id):
+                below = f"{path}/{name.decode('utf-8', 'surrogateescape')}".lstrip("/")
+                if below not in self._opened:
+                    _check_link(item, name)
+                    self._opened[below] = item[name]
+                waiting.append((below, self._opened[below]))
+
+
+def _describe(parts: _Parts, size: int) -> dict[str, Any]:
     """Describe all parts of a file, and say which are damaged."""
     found: dict[str, Any] = {"outline": {}, "places": {}, "damage": {}}
-    for name in part_names(check_names(json.loads(file.attrs["splits"]))):
+    splits = check_names(json.loads(parts.file.attrs["splits"]))
+    for name in part_names(splits):
         try:
-            part = _open_part(file, name)
+            part = parts.open(name)
             if part is not None:
-                for attribute in part.attrs:
-                    _check_attribute(part, attribute)
+                form = _form(part)
                 if isinstance(part, h5py.Dataset):
-                    found["places"][name] = _place(part, size)
+                    found["places"][name] = _place(part, form, size)
                 elif name.endswith(DATASETS):
                     raise ValueError(f"a group, not a dataset, at {name}")
-                found["outline"][name] = _form(part)
+                found["outline"][name] = form
         except _ERRORS as error:
             found["damage"][name] = one_line(error)
     return found
@@ -209,63 +259,25 @@ def _describe(file: h5py.File, size: int) -> dict[str, Any]:
 
 def _form(part: Any) -> dict[str, Any]:
     """Collect the attributes of a part, and the shape and type of a dataset."""
-    form = {"attributes": {key: plain(value) for key, value in part.attrs.items()}}
-    return form | (_shape(part) if isinstance(part, h5py.Dataset) else {})
+    names: list[bytes] = []
+    h5py.h5a.iterate(part.id, lambda name, *_: names.append(name))
+    texts = [name.decode("utf-8", "surrogateescape") for name in names]
+    form: dict[str, Any] = {"attributes": {t: _attribute(part, t) for t in texts}}
+    if isinstance(part, h5py.Dataset):
+        shape = None if part.shape is None else list(part.shape)
+        form |= {"shape": shape, "dtype": part.dtype.str}
+    return form
 
 
-def _shape(dataset: h5py.Dataset) -> dict[str, Any]:
-    shape = None if dataset.shape is None else list(dataset.shape)
-    return {"shape": shape, "dtype": dataset.dtype.str}
-
-
-def _open_part(file: h5py.File, path: str) -> Any:
-    """Open a group or dataset by its path, or return None if there is none.
-
-    Links that lead elsewhere are not followed.
-    """
-    item = file
-    for name in path.strip("/").split("/"):
-        if name:
-            if not isinstance(item, h5py.Group):
-                raise ValueError(f"no group at {item.name}")
-            if not item.id.links.exists(name.encode()):
-                return None
-            _check_link(item, name.encode())
-            item = item[name]
-    return item
-
-
-def _check_others(file: h5py.File, size: int, known: Container[str]) -> None:
+def _check_others(parts: _Parts, size: int, known: Container[str]) -> None:
     """Check that everything else in a file is plain, and lies in the file itself."""
-    if file.userblock_size:
+    if parts.file.userblock_size:
         raise ValueError("a user block before it")
-    for name, item in _walk(file):
-        if name in known:
-            continue
-        for attribute in item.attrs:
-            _check_attribute(item, attribute)
-        if isinstance(item, h5py.Dataset):
-            _place(item, size)
-
-
-def _walk(file: h5py.File) -> Iterator[tuple[str, Any]]:
-    """Yield all groups and datasets; raise ValueError where a link leads elsewhere."""
-    waiting, seen = [("/", file)], set()
-    while waiting:
-        path, item = waiting.pop()
-        place = h5py.h5o.get_info(item.id).addr
-        if place in seen:
-            raise ValueError(f"one object under two names, such as {item.name!a}")
-        seen.add(place)
-        yield path, item
-        if not isinstance(item, h5py.Group):
-            continue
-        if len(seen) + len(waiting) + len(item.id) > _MAX_OBJECTS:
-            raise ValueError(f"more than {_MAX_OBJECTS} groups and datasets")
-        for name in list(item.id):
-            _check_link(item, name)
-            below = name.decode("utf-8", "surrogateescape")
-            waiting.append((f"{path}/{below}".lstrip("/"), item[name]))
+    for name, item in parts.walk():
+        if name not in known:
+            form = _form(item)
+            if isinstance(item, h5py.Dataset):
+                _place(item, form, size)
 
 
 def _check_link(group: h5py.Group, name: bytes) -> None:
@@ -273,29 +285,33 @@ def _check_link(group: h5py.Group, name: bytes) -> None:
         raise ValueError(f"a link to elsewhere, {group.name}: {name!a}")
 
 
-def _check_attribute(item: Any, name: str) -> None:
-    """Check that an attribute is a number, a text or a list of them."""
-    found = h5py.h5a.open(item.id, name.encode())
+def _attribute(item: Any, name: str) -> Any:
+    """Read an attribute, which must be a number, a text or a list of them."""
+    found = h5py.h5a.open(item.id, name.encode("utf-8", "surrogateescape"))
     dtype, shape = found.dtype, found.shape
     is_plain = dtype.kind in "iufS" or h5py.check_string_dtype(dtype) is not None
     fits = shape == () or (shape and len(shape) == 1 and shape[0] <= MAX_CLASSES)
     if not is_plain or not fits or found.get_storage_size() > _MAX_ATTRIBUTE:
         raise ValueError(f"an attribute {name!a} of type {dtype} and shape {shape}")
+    values = np.zeros(shape, dtype)
+    found.read(values)
+    return plain(values)
 
 
-def _place(dataset: h5py.Dataset, size: int) -> dict[str, Any]:
+def _place(dataset: h5py.Dataset, form: dict[str, Any], size: int) -> dict[str, Any]:
     """Find where the values of a dataset lie; raise ValueError if it cannot be read."""
-    name, form, plist = dataset.name, _shape(dataset), dataset.id.get_create_plist()
+    name, plist = dataset.name, dataset.id.get_create_plist()
     check_form(name, form)
-    if not _is_stored_as(dataset.id.get_type(), dataset.dtype):
-        raise ValueError(f"values of another type than {dataset.dtype} in {name}")
-    if dataset.maxshape != dataset.shape:
+    dtype, shape = np.dtype(form["dtype"]), tuple(form["shape"])
+    if not _is_stored_as(dataset.id.get_type(), dtype):
+        raise ValueError(f"values of another type than {dtype} in {name}")
+    if dataset.maxshape != shape:
         raise ValueError(f"a shape that may grow to {dataset.maxshape} in {name}")
     place: dict[str, Any] = {}
     if plist.get_layout() == h5py.h5d.CHUNKED:
         place = _chunks(dataset)
     elif plist.get_layout() == h5py.h5d.CONTIGUOUS and not plist.get_external_count():
-        offset = dataset.id.get_offset() if dataset.nbytes else 0
+        offset = dataset.id.get_offset() if math.prod(shape) else 0
         place = {} if offset is None else {"offset": offset}
     if not place:
         raise ValueError(f"no values, or values that lie elsewhere, in {name}")

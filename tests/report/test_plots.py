@@ -8,12 +8,12 @@ import pytest
 
 from fishing.report.plots import (
     COLOURS,
+    PrecisionRecallPlots,
     difference_plot,
     for_page,
     gram_plot,
     means_plot,
     norms_plot,
-    precision_recall_plot,
     temperature_plot,
 )
 from fishing.report.statistics import Grams
@@ -27,7 +27,7 @@ def _plots() -> dict[str, str]:
     K = rng.uniform(size=(12, 12)).astype(np.float32)
     curves = {"x7": (recall, 1 - recall / 2), "x6+x7": (recall, 1 - recall / 3)}
     return {
-        "curves": precision_recall_plot(curves),
+        "curves": PrecisionRecallPlots()(curves),
         "bars": difference_plot(
             {"cat & <dog>": 0.025, "cow": -0.013}, "AP, points", {}
         ),
@@ -78,7 +78,7 @@ def test_curves_have_their_ids_and_colours(plots: dict[str, str]) -> None:
 
 def test_the_curve_starts_at_the_left_edge() -> None:
     curve = np.array([0.5, 1.0]), np.array([0.25, 0.4])
-    root = ET.fromstring(precision_recall_plot({"x7": curve}))
+    root = ET.fromstring(PrecisionRecallPlots()({"x7": curve}))
     group = next(e for e in root.iter() if e.get("id") == "curve-x7")
     (path,) = group.iter(f"{SVG}path")
     points = np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d")), float)
