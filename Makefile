@@ -65,7 +65,9 @@ picture: demo
 tutorial: .venv/installed
 	$(BIN)/python docs/notebook.py docs/tutorial.ipynb
 
-# Tests start hundreds of processes, which need not compile the modules each anew.
+# Tests start hundreds of processes, which need not compile the modules each anew. Two
+# of them at a time fill two cores; more threads of BLAS would only wait for each other.
+test: export OPENBLAS_NUM_THREADS = 1
 test: caffe-patched
 	$(BIN)/python -m compileall -q fishing .venv/lib/python3*/site-packages/caffe
 	$(BIN)/python tests/report/chromium.py

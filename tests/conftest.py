@@ -33,10 +33,10 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give a `fishing` that is spared its imports (see forked_commands.py)."""
-    with ForkedCommands(tmp_path_factory.mktemp("program"), os.environ) as commands:
-        yield commands.program
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCommands]:
+    """Give a `fishing` and a `python` that are spared their imports."""
+    with ForkedCommands(tmp_path_factory.mktemp("forked"), os.environ) as commands:
+        yield commands
 
 
 # Tests of the process that indexes features files, and of files that may crash it.

@@ -1,8 +1,8 @@
-"""The command line, run by forks of a process that has imported it already.
+"""The command line and scripts, run by forks of a process that has their imports.
 
-Most of the time of a short command goes into imports. The program that
-`ForkedCommands` writes looks like `fishing`: a fork gets its arguments, its variables,
-its current folder and its standard streams. Signals do not reach the fork.
+Most of the time of a short command goes into imports. The programs that
+`ForkedCommands` writes look like `fishing` and `python`: a fork gets their arguments,
+variables, current folder and standard streams. Signals do not reach the fork.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import atexit
 import importlib
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +26,7 @@ _PROGRAM = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
     server.connect({address!r})
-    job = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+    job = json.dumps([{name!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [job], [0, 1, 2])
     code = server.recv(10)
 sys.exit(int(code or 1))
@@ -32,23 +34,30 @@ sys.exit(int(code or 1))
 
 
 class ForkedCommands:
-    """A program `fishing` in a folder, and the process that forks.
+    """Programs in a folder, and the process that forks.
 
     A context manager; the process gets these variables.
 
     Attributes
     ----------
-    program : Path
+    fishing : Path
+        The command line.
+    python : Path
+        Runs scripts: ``python FILE ...`` or ``python -c CODE ...``.
     environment : mapping of str to str
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self.program, self.environment = folder / "fishing", environment
+        self.fishing, self.python = folder / "fishing", folder / "python"
+        self.environment = environment
         address = folder / "socket"
-        self.program.write_text(
-            _PROGRAM.format(python=sys.executable, address=str(address))
-        )
-        self.program.chmod(0o755)
+        for program in (self.fishing, self.python):
+            program.write_text(
+                _PROGRAM.format(
+                    python=sys.executable, address=str(address), name=program.name
+                )
+            )
+            program.chmod(0o755)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(address))
         self._listener.listen()
@@ -67,11 +76,10 @@ class ForkedCommands:
 
 
 def _main() -> None:
-    from fishing.cli.main import main
-
+    del sys.path[0]  # what lies beside this file is no part of a command
     with tempfile.TemporaryFile() as imported:
         connection, descriptors, job = _next_job(int(sys.argv[1]), imported.fileno())
-        arguments, folder, variables = job
+        name, arguments, folder, variables = job
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
             os.close(descriptor)
@@ -83,9 +91,14 @@ def _main() -> None:
         os.environ.update(variables)
         code = 1
         try:
-            main(arguments, prog_name="fishing")
+            _PROGRAMS[name](arguments)
+            code = 0
         except SystemExit as end:
-            code = int(end.code or 0)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
         finally:
             atexit._run_exitfuncs()
             sys.stdout.flush()
@@ -94,9 +107,29 @@ def _main() -> None:
             os._exit(code)  # threads of libraries did not survive the fork
 
 
+def _fishing(arguments: list[str]) -> None:
+    from fishing.cli.main import main
+
+    main(arguments, prog_name="fishing")
+
+
+def _python(arguments: list[str]) -> None:
+    if arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        sys.path.insert(0, "")
+        exec(arguments[1], {"__name__": "__main__"})
+    else:
+        sys.argv = arguments
+        sys.path.insert(0, os.path.dirname(os.path.abspath(arguments[0])))
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+_PROGRAMS = {"fishing": _fishing, "python": _python}
+
+
 def _next_job(
     number: int, imported: int
-) -> tuple[socket.socket, list[int], tuple[list[str], str, dict[str, str]]]:
+) -> tuple[socket.socket, list[int], tuple[str, list[str], str, dict[str, str]]]:
     """Fork for each job; return in the fork."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing is left of ended ones
     with socket.socket(fileno=number) as listener:

@@ -5,8 +5,8 @@ VOCdevkit holds a few made-up images, and alexnet and vgg16 are TinyAlexNet unde
 names, fetched from a server of this machine. A `text` block is what the block before it
 prints: its lines, or how they begin, up to the last digits of figures.
 
-Forks of one process run `fishing` (forked_commands.py). Some commands are checked
-instead of run; `_instead` says which, how and why.
+Forks of one process run `fishing` and Python (forked_commands.py). Some commands are
+checked instead of run; `_instead` says which, how and why.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def _run(page: Path, begun: Path, folder: Path, environment: dict[str, str]) -> 
             _read_net(blocks[0].text, sandbox / "toml")
         elif blocks[0].language == "python":
             code = [b.text for b in blocks if b.language == "python"]
-            printed = run([sys.executable, "-c", "\n".join(code)])
+            printed = run(["python", "-c", "\n".join(code)])
         expected = [b for b in blocks if b.language == "text"]
         _compare("\n".join(b.text for b in expected), printed, str(expected))
 

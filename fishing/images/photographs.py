@@ -258,7 +258,7 @@ def _patch(rng: np.random.Generator, half: Pixels, size: int) -> Pixels:
     height, width = half.shape[:2]
     side = max(1, round(min(height, width) * rng.uniform(*_SCALES)))
     y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
-    patch = half[y : y + side, x : x + side]
+    patch: NDArray[Any] = half[y : y + side, x : x + side]
     if rng.random() < 0.5:
         patch = cv2.flip(patch, 1)
     # Area averaging avoids aliasing in a shrunk patch, but cannot enlarge one.

@@ -20,6 +20,7 @@ from fishing.images import ImageList, Preprocess, read_splits
 from fishing.nets import BLOBS, load_net
 from fishing.nets.blobs import paired_blobs
 from fishing.store import ExtractionSettings, FeaturesFile
+from forked_commands import ForkedCommands
 
 BAD = {
     "empty.jpg": b"",
@@ -288,14 +289,18 @@ def test_images_are_not_read_far_ahead(tmp_path: Path, net, monkeypatch) -> None
 @pytest.mark.parametrize("backend", ["caffe", "onnx"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_the_real_command_is_killed_and_taken_up(
-    program: Path, devkit: Path, tmp_path: Path, how: signal.Signals, backend: str
+    forked: ForkedCommands,
+    devkit: Path,
+    tmp_path: Path,
+    how: signal.Signals,
+    backend: str,
 ) -> None:
     """Kill an extraction at work, twice, and compare the bytes."""
     extract = ["extract", "--net", "tinyalexnet", "--data", str(devkit)]
     extract += ["--batch-size", "2", "--backend", backend]
     extract += ["--split", "trainval", "--split", "test", "--output"]
     command = [sys.executable, "-m", "fishing", *extract]
-    subprocess.run([program, *extract, tmp_path / "whole.h5"], check=True)
+    subprocess.run([forked.fishing, *extract, tmp_path / "whole.h5"], check=True)
     path = tmp_path / "f.h5"
     journal = tmp_path / "f.h5.partial" / "trainval.journal"
     for n_lines in (3, 7):
@@ -309,6 +314,6 @@ def test_the_real_command_is_killed_and_taken_up(
         assert process.returncode == (130 if how == signal.SIGINT else -how)
         assert b"Traceback" not in said
         assert not path.exists()
-    subprocess.run([program, *extract, path], check=True)
+    subprocess.run([forked.fishing, *extract, path], check=True)
     assert path.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert not journal.parent.exists()

@@ -44,6 +44,7 @@ from fishing.store import (
     shard_path,
     verify,
 )
+from forked_commands import ForkedCommands
 
 SETTINGS = ExtractionSettings(load_net("tinyalexnet"))
 SPLITS = ("trainval", "test")
@@ -363,10 +364,10 @@ def _command(photos: Path, output: Path, *options: object) -> list[str]:
 
 
 def _run(
-    program: Path, command: list[str], **variables: str
+    forked: ForkedCommands, command: list[str], **variables: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [program, *command],
+        [forked.fishing, *command],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
@@ -380,61 +381,61 @@ def _start(command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("variable", ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"])
 def test_a_job_of_an_array_makes_its_shard(
-    program: Path, photos: Path, tmp_path: Path, variable: str
+    forked: ForkedCommands, photos: Path, tmp_path: Path, variable: str
 ) -> None:
-    done = _run(program, _command(photos, tmp_path / "f"), **{variable: "2"})
+    done = _run(forked, _command(photos, tmp_path / "f"), **{variable: "2"})
     assert done.returncode == 0, done.stderr
     assert [p.name for p in (tmp_path / "f" / "shards").iterdir()] == ["00002.h5"]
     # An option goes before a variable, and without --shards there is no shard to make.
     done = _run(
-        program, _command(photos, tmp_path / "f", "--shard", 1), **{variable: "2"}
+        forked, _command(photos, tmp_path / "f", "--shard", 1), **{variable: "2"}
     )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "f" / "shards").iterdir())) == 2
     plain = _command(photos, tmp_path / "f.h5")
     del plain[plain.index("--shards") :]
-    assert _run(program, plain, **{variable: "seven"}).returncode == 0
+    assert _run(forked, plain, **{variable: "seven"}).returncode == 0
     assert (tmp_path / "f.h5").is_file()
-    done = _run(program, _command(photos, tmp_path / "f"), **{variable: "seven"})
+    done = _run(forked, _command(photos, tmp_path / "f"), **{variable: "seven"})
     assert done.returncode == 2
     assert f"the number of a shard in {variable}, found 'seven'" in done.stderr
 
 
 def test_options_that_do_not_go_together(
-    program: Path, photos: Path, tmp_path: Path
+    forked: ForkedCommands, photos: Path, tmp_path: Path
 ) -> None:
-    done = _run(program, _command(photos, tmp_path / "f", "--overwrite"))
+    done = _run(forked, _command(photos, tmp_path / "f", "--overwrite"))
     assert done.returncode == 2
     assert "remove their folder" in done.stderr
     command = _command(photos, tmp_path / "f", "--shard", 1)
     del command[command.index("--shards") : command.index("--shards") + 2]
-    done = _run(program, command)
+    done = _run(forked, command)
     assert done.returncode == 2
     assert "--shard needs --shards" in done.stderr
     assert not (tmp_path / "f").exists()
 
 
 def test_a_feature_stores_its_blobs_alone(
-    program: Path, photos: Path, tmp_path: Path
+    forked: ForkedCommands, photos: Path, tmp_path: Path
 ) -> None:
     features = ("--feature", "dW7", "--feature", "x6*x7")
-    done = _run(program, _command(photos, tmp_path / "f", *features))
+    done = _run(forked, _command(photos, tmp_path / "f", *features))
     assert done.returncode == 0, done.stderr
     with FeaturesFile(tmp_path / "f") as file:
         blobs = ["forward/x6", "forward/x7", "backward/y7"]
         assert list(file["test"].blobs) == blobs
         assert file.settings["stored"] == "backward/y7 forward/x6 forward/x7"
-    done = _run(program, _command(photos, tmp_path / "g", "--feature", "dW1"))
+    done = _run(forked, _command(photos, tmp_path / "g", "--feature", "dW1"))
     assert done.returncode == 2
     assert "expected backward/y1 among the blobs to store" in done.stderr
 
 
 def test_workers_that_are_killed_lose_and_double_nothing(
-    program: Path, photos: Path, tmp_path: Path
+    forked: ForkedCommands, photos: Path, tmp_path: Path
 ) -> None:
     """Three workers share a folder and some shards, and all are killed."""
     expected = tmp_path / "expected"
-    assert _run(program, _command(photos, expected)).returncode == 0
+    assert _run(forked, _command(photos, expected)).returncode == 0
     rng = random.Random(0)
     for _ in range(4):
         workers = [
@@ -459,7 +460,7 @@ def test_workers_that_are_killed_lose_and_double_nothing(
         _, stderr = worker.communicate()
         assert worker.returncode in (0, 2), stderr
         assert worker.returncode == 0 or b"expected to be alone in" in stderr
-    assert _run(program, _command(photos, tmp_path / "f")).returncode == 0
+    assert _run(forked, _command(photos, tmp_path / "f")).returncode == 0
     for path in sorted(expected.rglob("*.*")):
         found = tmp_path / "f" / path.relative_to(expected)
         assert found.read_bytes() == path.read_bytes(), path
@@ -468,7 +469,7 @@ def test_workers_that_are_killed_lose_and_double_nothing(
 
 
 def test_a_second_worker_on_one_shard_is_refused(
-    program: Path, photos: Path, tmp_path: Path
+    forked: ForkedCommands, photos: Path, tmp_path: Path
 ) -> None:
     command = _command(photos, tmp_path / "f", "--shard", 0)
     first = _start(command, stderr=subprocess.DEVNULL)
@@ -477,11 +478,11 @@ def test_a_second_worker_on_one_shard_is_refused(
         assert first.poll() is None
     first.send_signal(signal.SIGSTOP)
     try:
-        second = _run(program, command)
+        second = _run(forked, command)
         assert second.returncode == 2
         assert f"found that process {first.pid} on" in second.stderr
         # Others make theirs meanwhile.
-        done = _run(program, _command(photos, tmp_path / "f", "--shard", 1))
+        done = _run(forked, _command(photos, tmp_path / "f", "--shard", 1))
         assert done.returncode == 0, done.stderr
     finally:
         first.send_signal(signal.SIGCONT)

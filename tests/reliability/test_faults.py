@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from faults import Ended, Extractions, build, environment
 
+from forked_commands import ForkedCommands
+
 # What a run says that is no error.
 _NEWS = ("runs on cpu", "left out")
 
@@ -288,11 +290,11 @@ def test_both_backends_are_killed(devkit: Path, tmp_path: Path, backend: str) ->
 
 @pytest.fixture(scope="module")
 def whole(
-    program: Path, devkit: Path, tmp_path_factory: pytest.TempPathFactory
+    forked: ForkedCommands, devkit: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "f.h5"
     _, _, _, *arguments = _command(devkit, path)
-    subprocess.run([program, *arguments], check=True)
+    subprocess.run([forked.fishing, *arguments], check=True)
     return path.read_bytes()
 
 

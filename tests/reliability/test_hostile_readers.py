@@ -20,6 +20,7 @@ from fishing.images import find_image, read_image, read_splits
 from fishing.nets import fetch_weights, load_net, read_net, read_weights
 from fishing.nets.caffe_files import MAX_NET_BYTES
 from fishing.store import describe
+from forked_commands import ForkedCommands
 
 MIB = 2**20
 RUN = {"temperature": 2.0, "batch_size": 1, "device": "cpu"}
@@ -37,7 +38,9 @@ def _varint(n: int) -> bytes:
     return out + bytes([n])
 
 
-def _bounded(reader: str, path: Path, message: str, most: int = 20 * MIB) -> None:
+def _bounded(
+    forked: ForkedCommands, reader: str, path: Path, message: str, most: int = 20 * MIB
+) -> None:
     """Expect a NetError in a process that may not take much memory."""
     program = (
         "import sys, resource, pathlib\n"
@@ -48,7 +51,7 @@ def _bounded(reader: str, path: Path, message: str, most: int = 20 * MIB) -> Non
         f"try: {reader}(pathlib.Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
-    command = [sys.executable, "-c", program, str(path)]
+    command = [forked.python, "-c", program, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("NetError "), done.stdout
     assert message in done.stdout
@@ -67,9 +70,9 @@ def _bounded(reader: str, path: Path, message: str, most: int = 20 * MIB) -> Non
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_texts(tmp_path: Path, text: str, message: str) -> None:
+def test_texts(forked: ForkedCommands, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "deploy.prototxt").write_text(text)
-    _bounded("read_net", tmp_path / "deploy.prototxt", message)
+    _bounded(forked, "read_net", tmp_path / "deploy.prototxt", message)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +88,11 @@ def test_texts(tmp_path: Path, text: str, message: str) -> None:
     ],
     ids=["layers", "dims", "inputs", "blobs", "pieces", "2 GB", "long number"],
 )
-def test_messages(tmp_path: Path, data: bytes, message: str) -> None:
+def test_messages(
+    forked: ForkedCommands, tmp_path: Path, data: bytes, message: str
+) -> None:
     (tmp_path / "net").write_bytes(data)
-    _bounded("read_weights", tmp_path / "net", message, most=600 * MIB)
+    _bounded(forked, "read_weights", tmp_path / "net", message, most=600 * MIB)
 
 
 def test_runs_of_one_number_each(tmp_path: Path) -> None:

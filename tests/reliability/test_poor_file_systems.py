@@ -52,7 +52,7 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     lack = f"{os.path.realpath(below)} {call} {getattr(errno, error)}"
     return subprocess.run(
-        [lacking.program, *map(str, arguments)],
+        [lacking.fishing, *map(str, arguments)],
         env={**lacking.environment, "LACKS": lack},
         capture_output=True,
         text=True,
@@ -65,9 +65,9 @@ def _extract(devkit: Path, path: Path) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def whole(program, devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def whole(forked, devkit: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "f.h5"
-    subprocess.run([program, *map(str, _extract(devkit, path))], check=True)
+    subprocess.run([forked.fishing, *map(str, _extract(devkit, path))], check=True)
     return path.read_bytes()
 
 
