@@ -15,6 +15,7 @@ from fishing.errors import StoreError
 from fishing.nets import BLOBS
 from fishing.store import Split, index, index_process, write_features
 from fishing.store.values import OpenFile
+from forked_caffe import ForkedCaffe
 from forked_commands import ForkedCommands
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +69,19 @@ def _index_in_process(
         monkeypatch.setattr(index_process, "start", forks.start)
     elif request.path.name not in _ABOUT_THE_PROCESS:
         monkeypatch.setattr(index_process, "run", run)
+
+
+# Tests of the process that runs Caffe: how it is started, and what becomes of it.
+_ABOUT_CAFFE = ("test_caffe_aborts.py", "test_processes.py", "test_workers.py")
+
+
+@pytest.fixture(autouse=True)
+def _fork_caffe(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spare tests the time in which a process imports Caffe."""
+    if request.path.name not in _ABOUT_CAFFE:
+        monkeypatch.setattr("fishing.backends.caffe.backend.start_python", ForkedCaffe)
 
 
 class MarkerNet:

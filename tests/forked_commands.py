@@ -2,7 +2,8 @@
 
 Most of the time of a short command goes into imports. The programs that
 `ForkedCommands` writes look like `fishing` and `python`: a fork gets their arguments,
-variables, current folder and standard streams. Signals do not reach the fork.
+variables, current folder and standard streams, unless these are closed. Signals do not
+reach the fork.
 """
 
 from __future__ import annotations
@@ -21,13 +22,21 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _PROGRAM = """#!{python} -IS
 import json, os, socket, sys
+streams = []
+for number in range(3):
+    try:
+        os.fstat(number)
+    except OSError:
+        continue
+    streams.append(number)
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
     server.connect({address!r})
-    job = json.dumps([{name!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
-    socket.send_fds(server, [job], [0, 1, 2])
+    job = [{name!r}, sys.argv[1:], os.getcwd(), dict(os.environ), streams]
+    socket.send_fds(server, [json.dumps(job).encode()], streams)
     code = server.recv(10)
 sys.exit(int(code or 1))
 """
@@ -79,13 +88,8 @@ def _main() -> None:
     del sys.path[0]  # what lies beside this file is no part of a command
     with tempfile.TemporaryFile() as imported:
         connection, descriptors, job = _next_job(int(sys.argv[1]), imported.fileno())
-        name, arguments, folder, variables = job
-        for number, descriptor in enumerate(descriptors):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        # Python's own streams remember what they were opened on.
-        sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, errors="replace")  # noqa: SIM115
+        name, arguments, folder, variables, streams = job
+        _set_streams(dict(zip(streams, descriptors, strict=True)))
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(variables)
@@ -101,10 +105,29 @@ def _main() -> None:
             traceback.print_exc()
         finally:
             atexit._run_exitfuncs()
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             os.write(imported.fileno(), "\n".join([*sys.modules, ""]).encode())
             connection.send(b"%d" % code)
             os._exit(code)  # threads of libraries did not survive the fork
+
+
+def _set_streams(descriptors: dict[int, int]) -> None:
+    """Give this process the standard streams that there are, and close the others."""
+    for number in range(3):
+        if number in descriptors:
+            os.dup2(descriptors[number], number)
+            os.close(descriptors[number])
+        else:
+            os.close(number)
+    # Python's own streams remember what they were opened on.
+    sys.stdin, sys.stdout, sys.stderr = None, None, None  # type: ignore[assignment]
+    if 0 in descriptors:
+        sys.stdin = open(0)  # noqa: SIM115
+    if 1 in descriptors:
+        sys.stdout = open(1, "w")  # noqa: SIM115
+    if 2 in descriptors:
+        sys.stderr = open(2, "w", buffering=1, errors="replace")  # noqa: SIM115
 
 
 def _fishing(arguments: list[str]) -> None:
@@ -127,9 +150,7 @@ def _python(arguments: list[str]) -> None:
 _PROGRAMS = {"fishing": _fishing, "python": _python}
 
 
-def _next_job(
-    number: int, imported: int
-) -> tuple[socket.socket, list[int], tuple[str, list[str], str, dict[str, str]]]:
+def _next_job(number: int, imported: int) -> tuple[socket.socket, list[int], list[Any]]:
     """Fork for each job; return in the fork."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing is left of ended ones
     with socket.socket(fileno=number) as listener:

@@ -11,25 +11,29 @@ import pytest
 
 from conftest import make_split, write_file
 from fishing.store import load
+from forked_commands import ForkedCommands
 
 # All sets of standard streams that may be closed, but for the empty one.
 CLOSED = [c for n in (1, 2, 3) for c in itertools.combinations(range(3), n)]
 SOME = [(0,), (2,), (0, 1, 2)]
 
 
+_FISHING = (sys.executable, "-m", "fishing")
+
+
 def _run(
-    closed: tuple[int, ...], *arguments: object, script: str | None = None
+    closed: tuple[int, ...], *command: object
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command, or a script, without some of its standard streams."""
-    start = ["-m", "fishing"] if script is None else ["-c", script]
-    command = [sys.executable, *start, *map(str, arguments)]
+    """Run a command without some of its standard streams."""
     ends = " ".join(f"{n}{'<' if n == 0 else '>'}&-" for n in closed)
-    shell = ["bash", "-c", f'exec "$@" {ends}', "bash", *command]
+    shell = ["bash", "-c", f'exec "$@" {ends}', "bash", *map(str, command)]
     return subprocess.run(shell, capture_output=True, input=b"")
 
 
 @pytest.mark.parametrize("closed", SOME)
-def test_every_step_works(devkit: Path, tmp_path: Path, closed: tuple) -> None:
+def test_every_step_works(
+    forked: ForkedCommands, devkit: Path, tmp_path: Path, closed: tuple
+) -> None:
     path, split = tmp_path / "f.h5", ("--split", "trainval", "--split", "test")
     steps = {
         "features file": ["info", path, "--verify"],
@@ -39,7 +43,7 @@ def test_every_step_works(devkit: Path, tmp_path: Path, closed: tuple) -> None:
     }
     extract = ["extract", "--net", "tinyalexnet", "--data", devkit, *split]
     for command in ([*extract, "--output", path], *steps.values()):
-        done = _run(closed, *command)
+        done = _run(closed, forked.fishing, *command)
         assert done.returncode == 0, (command, done)
         assert b"fishing: " not in done.stderr.replace(
             b"fishing: tinyalexnet runs", b""
@@ -53,25 +57,26 @@ def test_every_step_works(devkit: Path, tmp_path: Path, closed: tuple) -> None:
 @pytest.mark.parametrize("closed", SOME)
 @pytest.mark.parametrize("backend", ["caffe", "openvino"])
 def test_every_backend_works(
-    devkit: Path, tmp_path: Path, backend: str, closed: tuple
+    forked: ForkedCommands, devkit: Path, tmp_path: Path, backend: str, closed: tuple
 ) -> None:
     path = tmp_path / "f.h5"
     arguments = ["extract", "--net", "tinyalexnet", "--data", devkit / "JPEGImages"]
-    done = _run(closed, *arguments, "--output", path, "--backend", backend)
+    arguments += ["--output", path, "--backend", backend]
+    done = _run(closed, forked.fishing, *arguments)
     assert done.returncode == 0, done
     assert load(path)["all"].blobs["forward/x7"][:].sum() > 0
 
 
 @pytest.mark.parametrize("closed", CLOSED)
 def test_an_error_is_still_one(tmp_path: Path, closed: tuple) -> None:
-    done = _run(closed, "info", tmp_path / "none.h5")
+    done = _run(closed, *_FISHING, "info", tmp_path / "none.h5")
     assert done.returncode == 2
     assert (b"found none" in done.stderr) == (2 not in closed)
     if len(closed) == 2:
         return
     # What opens first must not get the place of a stream, and be printed into.
     (tmp_path / "text.h5").write_text("thesis")
-    done = _run(closed, "info", tmp_path / "text.h5")
+    done = _run(closed, *_FISHING, "info", tmp_path / "text.h5")
     assert done.returncode == 2
     assert b"overwrite" not in done.stderr
     assert (tmp_path / "text.h5").read_text() == "thesis"
@@ -95,7 +100,8 @@ def test_the_library_needs_no_stream(tmp_path: Path, rng, closed: tuple) -> None
     """Even if its own file gets the number of a stream before it starts a child."""
     path = write_file(tmp_path / "f.h5", test=make_split(rng, 5))
     numbers = "".join(map(str, closed))
-    done = _run((), path, numbers, tmp_path / "log", script=_SCRIPT)
+    command = [sys.executable, "-c", _SCRIPT, path, numbers, tmp_path / "log"]
+    done = _run((), *command)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "log").read_text() == "well\n"
 
@@ -112,7 +118,7 @@ def test_a_child_never_gets_a_passed_descriptor_as_a_stream(tmp_path: Path) -> N
         "start_python(work, number, environment={}, stdin=null, stdout=null, "
         "stderr=null).wait()\n"
     )
-    _run((), tmp_path / "log", script=script)
+    _run((), sys.executable, "-c", script, tmp_path / "log")
     assert int((tmp_path / "log").read_text()) > 2
 
 
@@ -125,5 +131,5 @@ def test_open_streams_stay_as_they_are(tmp_path: Path) -> None:
         "assert before == ([os.fstat(n) for n in range(3)], sys.stdin, sys.stdout, "
         "sys.stderr)\n"
     )
-    done = _run((), script=script)
+    done = _run((), sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
