@@ -55,7 +55,7 @@ def softmax_loss(tmp_path_factory: pytest.TempPathFactory) -> SoftmaxLoss:
     blas = {name: value.split("=", 1)[1] for name, value in found.items()}
     includes = [EMULATOR, folder, folder / "include", obj / "gen"]
     subprocess.run(
-        ["g++", "-std=c++17", "-O1", "-w", "-DNDEBUG",
+        ["g++", "-std=c++17", "-O0", "-w", "-DNDEBUG",
          "-DBOOST_BIND_GLOBAL_PLACEHOLDERS", "-DCAFFE_VERSION=1.0.0",
          "-include", "google/protobuf/descriptor.h",
          *(f"-I{path}" for path in [*includes, blas["BLAS_INCLUDE_DIR"]]),

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from faults import Ended, Extractions, build, environment
 
+from campaigns.readers import Graph
 from forked_commands import ForkedCommands
 
 # What a run says that is no error.
@@ -31,6 +32,7 @@ class Bench:
     """A net that costs nothing, nine images with a bad one among them, and a disk."""
 
     extractions: Extractions
+    net: Path
     images: Path
     disk: Path
 
@@ -46,7 +48,7 @@ class Bench:
         error: int = 0,
         split: str = "test",
     ) -> Ended:
-        arguments = ["extract", "--net", "tinyalexnet", "--data", self.images]
+        arguments = ["extract", "--net", self.net, "--data", self.images]
         arguments += ["--split", split, "--batch-size", 3, "--output", self.path]
         return self.extractions([*arguments, *options], mode, nth, error)
 
@@ -61,8 +63,12 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("faults")
-    images = folder / "images"
+    net, images = folder / "net", folder / "images"
+    net.mkdir()
     images.mkdir()
+    small = Graph()  # a net whose files are read and hashed in no time
+    small.prepare(net)
+    (net / "deploy.prototxt").write_bytes(small.seeds[0])
     names = [f"{i}.png" for i in range(9)]
     for i, name in enumerate(names):
         cv2.imwrite(str(images / name), np.full((70, 80, 3), 10 * i, np.uint8))
@@ -75,7 +81,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         Extractions(build(folder), Path(disk)) as extractions,
     ):
         (Path(disk) / "disk").mkdir()
-        yield Bench(extractions, images, Path(disk) / "disk")
+        yield Bench(extractions, net, images, Path(disk) / "disk")
 
 
 def _errors(ended: Ended) -> list[str]:
