@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,11 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from campaigns.forked_index import Forks
-from fishing.errors import StoreError
+from campaigns.forked_index import Forks, index_here
 from fishing.nets import BLOBS
-from fishing.store import Split, index, index_process, write_features
-from fishing.store.values import OpenFile
+from fishing.store import Split, index_process, write_features
 from forked_caffe import ForkedCaffe
 from forked_commands import ForkedCommands
 
@@ -55,20 +52,11 @@ def _index_in_process(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Spare tests the start of a process for each features file that they open."""
-
-    def run(task: str, file: OpenFile) -> tuple[bytes, int]:
-        assert file.descriptor is not None
-        try:
-            answer = getattr(index, task)(file.descriptor.number)
-        except StoreError as error:
-            answer = {"refusal": str(error)}
-        return json.dumps(answer).encode(), 0
-
     if request.path.name in _CRASHING:
         forks = request.getfixturevalue("_forks")
         monkeypatch.setattr(index_process, "start", forks.start)
     elif request.path.name not in _ABOUT_THE_PROCESS:
-        monkeypatch.setattr(index_process, "run", run)
+        monkeypatch.setattr(index_process, "run", index_here)
 
 
 # Tests of the process that runs Caffe: how it is started, and what becomes of it.

@@ -44,6 +44,7 @@ from fishing.store import (
     FeaturesFile,
     FeaturesWriter,
     Split,
+    index_process,
     storage_settings,
     write_features,
 )
@@ -52,7 +53,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parents[1] / "nets"))
 from onnx_models import CHANNELS, CLASSES, Model, spec_of
 
-from forked_index import use_forks
+from forked_index import index_here, use_forks
 from hdf5_checksums import Block, find_blocks
 
 MEMORY_DISK = Path("/dev/shm")
@@ -620,7 +621,7 @@ class Results(Reader):
         return [record + b"%%" + self._others[self._scores]]
 
     def prepare(self, folder: Path) -> None:
-        use_forks()
+        index_process.run = index_here
         contents.PrecisionRecallPlots = lambda: lambda _: "<svg></svg>"
         for name in vars(contents):
             if name.endswith("_plot") or name == "for_page":  # slow, and read nothing

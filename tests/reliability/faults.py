@@ -108,10 +108,12 @@ def _main() -> None:
     """Read jobs, and run each in a fork."""
     sys.path.append(str(_HERE.parent))
     import fishing.extract.to_file
+    from campaigns.forked_index import index_here
     from conftest import MarkerNet
     from fishing.cli.main import main
-    from fishing.store import FeaturesWriter
+    from fishing.store import FeaturesWriter, index_process
 
+    index_process.run = index_here
     faults = ctypes.CDLL(None)
     append = FeaturesWriter.append
 
