@@ -71,7 +71,7 @@ test: export OPENBLAS_NUM_THREADS = 1
 test: caffe-patched
 	$(BIN)/python -m compileall -q fishing .venv/lib/python3*/site-packages/caffe
 	$(BIN)/python tests/report/chromium.py
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: caffe-patched
 	$(BIN)/python -m pytest -m slow

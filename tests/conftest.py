@@ -21,6 +21,14 @@ ROOT = Path(__file__).parent.parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Files whose tests take long; workers that run files begin with them, and end together.
+_LONG = ("test_docs.py", "test_cluster.py", "test_fuzz.py", "test_each_command.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Find the folder of test data beside the project."""
