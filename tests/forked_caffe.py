@@ -43,10 +43,8 @@ class ForkedCaffe:
         assert stdin == stdout == subprocess.PIPE
         assert "fishing.backends.caffe.process" in work()
         _FORKS.set_forkserver_preload(["fishing.backends.caffe.process", "caffe"])
-        (theirs_in, ours_in), (ours_out, theirs_out) = (
-            _FORKS.Pipe(False),
-            _FORKS.Pipe(False),
-        )
+        theirs_in, ours_in = _FORKS.Pipe(duplex=False)
+        ours_out, theirs_out = _FORKS.Pipe(duplex=False)
         messages = Connection(os.dup(stderr.fileno()))
         self._process = _FORKS.Process(
             target=_main,
