@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -36,6 +37,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.fail(f"this test needs the shared test data in {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Take back how the command line prints messages, if a test ran it in here."""
+    yield
+    logger = logging.getLogger("fishing")
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()
 
 
 @pytest.fixture(scope="session")
