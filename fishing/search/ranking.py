@@ -119,7 +119,7 @@ def block_kernels(
         By feature.
     """
     blobs = sorted(set().union(*map(feature_blobs, features)))
-    ours = {blob: UnitRows(queries[blob], blob).checked() for blob in blobs}
+    ours = {blob: UnitRows(queries[blob], blob) for blob in blobs}
     found: dict[int, dict[str, NDArray[np.float64]]] = {}
 
     def compute(item: tuple[int, tuple[Mapping[str, Rows], Any]]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fishing.errors import EvaluationError, StoreError
 from fishing.extract import compute_blobs, project, recorded_settings
-from fishing.kernels import choose_features, main_feature
+from fishing.kernels import UnitRows, choose_features, feature_blobs, main_feature
 from fishing.nets import NetSpec
 from fishing.progress import Progress, silent
 from fishing.search.index import Index
@@ -156,7 +156,9 @@ class _Search:
     def __call__(
         self, query: Mapping[str, Rows], left_out: Sequence[str], progress: Progress
     ) -> dict[str, list[Neighbour]]:
-        """Find the images that are nearest to a query."""
+        """Find the images that are nearest to a query, which may not be all zeros."""
+        for blob in sorted(set().union(*map(feature_blobs, self.features))):
+            UnitRows(query[blob], blob).checked()
         if self._index is None:
             blocks = all_blocks(self._splits)
         else:

@@ -186,6 +186,15 @@ def test_a_photo_needs_the_preprocessing_of_the_file(
         search_photo(file, devkit / "JPEGImages" / "test_005.jpg")
 
 
+def test_a_query_of_zeros_is_refused(tmp_path: Path, splits) -> None:
+    splits["trainval"].blobs["forward/x6"][3] = 0
+    path = write_file(tmp_path / "f.h5", **splits)
+    query = splits["trainval"].image_id[3]
+    with pytest.raises(EvaluationError, match="nothing but zeros in forward/x6"):
+        search_id(path, query, ["dW7"], k=2)
+    assert search_id(path, query, ["x7"], k=2)
+
+
 def test_what_cannot_be_searched(tmp_path: Path, splits) -> None:
     file = write_file(tmp_path / "f.h5", **splits)
     with pytest.raises(StoreError, match="expected an image 'none', found none"):

@@ -156,6 +156,22 @@ def test_an_index_gives_the_distances_of_all_pairs(
         scores(file, ["out"], reference="trainval", feature="x6", index=index)
 
 
+@pytest.mark.parametrize("by_index", [False, True])
+def test_one_image_of_zeros_does_not_end_a_run(
+    tmp_path: Path, splits, by_index: bool
+) -> None:
+    splits["out"].blobs["forward/x7"][4] = 0
+    file, index = write_file(tmp_path / "f.h5", **splits), tmp_path / "i.faiss"
+    options = {"methods": ["knn"], "reference": "trainval"}
+    options["feature"] = "x7"
+    if by_index:
+        build_index(file, index, feature="x7")
+        options["index"] = index
+    found = scores(file, ["out"], **options).scores["knn"]
+    assert found[4] == pytest.approx(-np.sqrt(2))  # at right angles to all
+    assert np.isfinite(found).all()
+
+
 def test_a_compressed_file_allows_distances_alone(tmp_path: Path, splits) -> None:
     file = write_file(tmp_path / "f.h5", **splits)
     small = compress(file, tmp_path / "s.h5", dimensions=3)
