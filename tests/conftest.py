@@ -23,7 +23,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Files whose tests take long; workers that run files begin with them, and end together.
-_LONG = ("test_docs.py", "test_cluster.py", "test_fuzz.py", "test_each_command.py")
+_LONG = ("test_docs.py", "test_fuzz.py", "test_each_command.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
