@@ -212,8 +212,12 @@ class _Parts:
             raise ValueError(f"no group at {group.name}")
         if not group.id.links.exists(name.encode()):
             return None
-        _check_link(group, name.encode())
-        self._opened[path] = group[name]
+        return self._member(group, name.encode(), path)
+
+    def _member(self, group: h5py.Group, name: bytes, path: str) -> Any:
+        if path not in self._opened:
+            _check_link(group, name)
+            self._opened[path] = group[name]
         return self._opened[path]
 
     def walk(self) -> Iterator[tuple[str, Any]]:
@@ -232,10 +236,7 @@ class _Parts:
                 raise ValueError(f"more than {_MAX_OBJECTS} groups and datasets")
             for name in list(item.id):
                 below = f"{path}/{name.decode('utf-8', 'surrogateescape')}".lstrip("/")
-                if below not in self._opened:
-                    _check_link(item, name)
-                    self._opened[below] = item[name]
-                waiting.append((below, self._opened[below]))
+                waiting.append((below, self._member(item, name, below)))
 
 
 def _describe(parts: _Parts, size: int) -> dict[str, Any]:
